@@ -1,0 +1,131 @@
+//go:build unix
+
+package store
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+)
+
+// lockPoll is how often a lock that another process holds is tried again: flock(2) itself cannot be cancelled.
+const lockPoll = 20 * time.Millisecond
+
+// lock makes the caller the only one who admits d, until it calls unlock.
+func (s *Store) lock(ctx context.Context, d digest.Digest) (unlock func(), err error) {
+	release, err := s.busy.lock(ctx, d)
+	if err != nil || s.dir == "" {
+		return release, err
+	}
+	f, err := lockFile(ctx, filepath.Join(s.dir, filepath.FromSlash(ingestPath(d))))
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return func() {
+		_ = f.Close() // gives the lock back, whatever it returns; nothing was written through f
+		release()
+	}, nil
+}
+
+// lockFile takes the flock(2) of the file at path and makes the file if need be. The lock belongs to the file and not to
+// the name: when the holder has meanwhile renamed or removed the file, the next one locks whatever has the name now.
+func lockFile(ctx context.Context, path string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		if err := flock(ctx, f); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		mine, err := f.Stat()
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		named, err := os.Stat(path)
+		if err == nil && os.SameFile(mine, named) {
+			return f, nil
+		}
+		if err := errors.Join(ignoreNotExist(err), f.Close()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func flock(ctx context.Context, f *os.File) error {
+	var tick *time.Ticker
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if tick == nil {
+			tick = time.NewTicker(lockPoll)
+			defer tick.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// keyLocks are mutexes by digest whose waiting can be cancelled. The zero value works.
+type keyLocks struct {
+	mu   sync.Mutex
+	held map[digest.Digest]*keyLock
+}
+
+type keyLock struct {
+	token chan struct{} // holds one element while it is locked
+	users int           // holder and waiting ones
+}
+
+func (k *keyLocks) lock(ctx context.Context, d digest.Digest) (unlock func(), err error) {
+	k.mu.Lock()
+	if k.held == nil {
+		k.held = make(map[digest.Digest]*keyLock)
+	}
+	l := k.held[d]
+	if l == nil {
+		l = &keyLock{token: make(chan struct{}, 1)}
+		k.held[d] = l
+	}
+	l.users++
+	k.mu.Unlock()
+	select {
+	case l.token <- struct{}{}:
+		return func() {
+			<-l.token
+			k.leave(d, l)
+		}, nil
+	case <-ctx.Done():
+		k.leave(d, l)
+		return nil, ctx.Err()
+	}
+}
+
+// leave forgets a lock that nobody uses, so that the map does not grow with every digest ever admitted.
+func (k *keyLocks) leave(d digest.Digest, l *keyLock) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l.users--; l.users == 0 {
+		delete(k.held, d)
+	}
+}

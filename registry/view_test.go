@@ -1,0 +1,127 @@
+package registry
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/plimsoll/plimsoll/bundle"
+)
+
+func TestViewOfActiveAndKept(t *testing.T) {
+	f := newFixture(t)
+	oldDesc, newDesc := f.putImage(f.image(1)), f.putImage(f.image(1))
+	oldSBOM := f.artifact("application/spdx+json", "old", &oldDesc, nil)
+	referrer := item("sbom", bundle.KindReferrer, oldSBOM, "ghcr.io/acme/app")
+	referrer.item.Subject = oldDesc.Digest
+	old := f.release("1", item("app", bundle.KindImage, oldDesc, "ghcr.io/acme/app", "latest", "v1"),
+		item("gone", bundle.KindImage, oldDesc, "ghcr.io/acme/gone", "v1"), referrer)
+	next := f.release("2", item("app", bundle.KindImage, newDesc, "ghcr.io/acme/app", "latest", "v2"))
+
+	for name, releases := range map[string][]Release{
+		"kept first": {{Bundle: old}, {Bundle: next, Active: true}},
+		"kept last":  {{Bundle: next, Active: true}, {Bundle: old}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := f.view(releases...)
+			if got, want := v.Tags("ghcr.io/acme/app"), []string{"latest", "v2"}; !slices.Equal(got, want) {
+				t.Errorf("tags %v, want %v", got, want)
+			}
+			if d, ok := v.Resolve("ghcr.io/acme/app", "latest"); !ok || d.Digest != newDesc.Digest {
+				t.Errorf("latest is %+v, %v", d, ok)
+			}
+			for _, d := range []digest.Digest{oldDesc.Digest, newDesc.Digest, oldSBOM.Digest} {
+				if got, ok := v.Resolve("ghcr.io/acme/app", d.String()); !ok || got.Digest != d || got.Size == 0 {
+					t.Errorf("%s is %+v, %v", d, got, ok)
+				}
+			}
+			if _, ok := v.Resolve("ghcr.io/acme/app", "v1"); ok {
+				t.Error("a tag of a release that is not active is served")
+			}
+			if refs := v.repos["ghcr.io/acme/app"].referrers; len(refs) != 0 {
+				t.Errorf("referrers of a release that is not active are listed: %v", refs)
+			}
+			if got := v.Repositories(); !slices.Equal(got, []string{"ghcr.io/acme/app", "ghcr.io/acme/gone"}) {
+				t.Errorf("repositories %v", got)
+			}
+			if got := v.Tags("ghcr.io/acme/gone"); len(got) != 0 {
+				t.Errorf("tags %v of a repository that no active release has", got)
+			}
+		})
+	}
+	// The release that was only kept becomes the active one, next to the same content as kept.
+	v := f.view(Release{Bundle: old}, Release{Bundle: old, Active: true})
+	if refs := v.repos["ghcr.io/acme/app"].referrers[oldDesc.Digest]; len(refs) != 1 {
+		t.Errorf("referrers %v, want one", refs)
+	}
+}
+
+func TestViewConflict(t *testing.T) {
+	f := newFixture(t)
+	one, two := f.putImage(f.image(1)), f.putImage(f.image(1))
+	a := f.release("1", item("app", bundle.KindImage, one, "docker.io/library/app", "v1"))
+	b := f.release("2", item("app", bundle.KindImage, two, "docker.io/app", "v1")) // the same repository, spelled differently
+	same := f.release("3", item("other", bundle.KindImage, one, "docker.io/library/app", "v1"))
+	_, err := NewView(t.Context(), f.st, []Release{{a, true}, {b, true}})
+	var conflict *ConflictError
+	if !errors.As(err, &conflict) {
+		t.Fatalf("%v; want *ConflictError", err)
+	}
+	want := ConflictError{"docker.io/library/app", "v1", [2]string{"robot-stack 1", "robot-stack 2"}, [2]digest.Digest{one.Digest, two.Digest}}
+	if *conflict != want {
+		t.Errorf("%+v, want %+v", *conflict, want)
+	}
+	for _, releases := range [][]Release{{{a, true}, {b, false}}, {{a, true}, {same, true}}} {
+		if _, err := NewView(t.Context(), f.st, releases); err != nil {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// One release carries one platform of an image, the other both: all that is there must be served, in either order.
+func TestViewSparseAndWhole(t *testing.T) {
+	f := newFixture(t)
+	amd, arm := f.imageFor("amd64", 1), f.imageFor("arm64", 2)
+	idx := f.index(amd, arm)
+	images := []ocispec.Descriptor{f.putImage(amd), f.putImage(arm)}
+	desc := f.put(ocispec.MediaTypeImageIndex, must(idx.RawManifest())(t))
+	part := item("app", bundle.KindImage, desc, "ghcr.io/acme/app", "v1")
+	part.item.Sparse, part.item.Platforms = true, []bundle.Platform{{Platform: "linux/amd64", Digest: images[0].Digest}}
+	part.entries = images[:1]
+	sparse := f.release("1", part)
+	whole := f.release("2", item("app", bundle.KindImage, desc, "ghcr.io/acme/app", "v1"))
+	for _, c := range []struct {
+		releases []Release
+		arm      bool
+	}{
+		{[]Release{{sparse, true}}, false},
+		{[]Release{{sparse, true}, {whole, true}}, true},
+		{[]Release{{whole, false}, {sparse, true}}, true},
+		{[]Release{{sparse, false}, {whole, true}}, true},
+	} {
+		v := f.view(c.releases...)
+		for ref, want := range map[string]bool{
+			"v1": true, desc.Digest.String(): true, images[0].Digest.String(): true, images[1].Digest.String(): c.arm,
+		} {
+			if _, ok := v.Resolve("ghcr.io/acme/app", ref); ok != want {
+				t.Errorf("%+v: Resolve(%s) = %v, want %v", c.releases, ref, ok, want)
+			}
+		}
+	}
+}
+
+func TestViewOfIncompleteStore(t *testing.T) {
+	s := newStack(t)
+	empty := newFixture(t)
+	_, err := NewView(t.Context(), empty.st, []Release{{s.bundle, true}})
+	var missing *bundle.MissingError
+	if !errors.As(err, &missing) {
+		t.Errorf("%v; want *bundle.MissingError", err)
+	}
+	if v, err := NewView(t.Context(), empty.st, nil); err != nil || len(v.Repositories()) != 0 {
+		t.Errorf("no release: %v", err)
+	}
+}
