@@ -41,8 +41,9 @@ type OpenFrom func(offset int64) (io.ReadCloser, error)
 // the disk is full: errors.Is(err, syscall.ENOSPC)) keeps what came so far for the next try. Admits of one digest at the
 // same time wait for each other, across goroutines and, with the filesystem driver, across processes.
 //
-// progress, if not nil, is called from the calling goroutine with the number of bytes of this blob that are in place so
-// far; it starts again from a lower number when a source or an unfinished file turns out to be unusable.
+// progress, if not nil, is called from the calling goroutine with the number of bytes that have come into place since the
+// last call, whether copied, hashed again or there already. It is negative when bytes turn out to be unusable. The calls
+// add up to desc.Size when Admit succeeds and to 0 when it fails, so that a caller who tries again counts no byte twice.
 func (s *Store) Admit(ctx context.Context, desc ocispec.Descriptor, open OpenFrom, progress func(n int64)) error {
 	if err := checkDigest(desc.Digest); err != nil {
 		return fmt.Errorf("admit blob: %w", err)
@@ -54,8 +55,11 @@ func (s *Store) Admit(ctx context.Context, desc ocispec.Descriptor, open OpenFro
 		progress = func(int64) {}
 	}
 	if s.has(ctx, desc) {
+		if err := s.settle(desc.Digest); err != nil {
+			return fmt.Errorf("admit blob %s: %w", desc.Digest, err)
+		}
 		progress(desc.Size)
-		return s.settle(desc.Digest)
+		return nil
 	}
 	unlock, err := s.lock(ctx, desc.Digest)
 	if err != nil {
@@ -64,8 +68,12 @@ func (s *Store) Admit(ctx context.Context, desc ocispec.Descriptor, open OpenFro
 	defer unlock()
 	a := &admission{store: s, desc: desc, open: open, progress: progress}
 	err = a.run(ctx)
+	if err == nil {
+		return nil
+	}
+	a.setHave(0)
 	var damaged *bundle.DamagedError
-	if err == nil || errors.As(err, &damaged) {
+	if errors.As(err, &damaged) {
 		return err
 	}
 	return fmt.Errorf("admit blob %s: %w", desc.Digest, err)
@@ -91,7 +99,7 @@ type admission struct {
 func (a *admission) run(ctx context.Context) error {
 	s, d := a.store, a.desc.Digest
 	if s.has(ctx, a.desc) { // by whoever had the lock before
-		a.progress(a.desc.Size)
+		a.setHave(a.desc.Size)
 		return errors.Join(s.settle(d), s.discard(ctx, d))
 	}
 	a.buf = make([]byte, min(copyBuffer, a.desc.Size+1))
@@ -113,9 +121,15 @@ func (a *admission) run(ctx context.Context) error {
 }
 
 func (a *admission) reset() {
-	a.have = 0
+	a.setHave(0)
 	a.hash = a.desc.Digest.Algorithm().Hash()
-	a.progress(0)
+}
+
+func (a *admission) setHave(n int64) {
+	if n != a.have {
+		a.progress(n - a.have)
+	}
+	a.have = n
 }
 
 // resume hashes what an earlier Admit left.
@@ -136,8 +150,7 @@ func (a *admission) resume(ctx context.Context) error {
 		var n int
 		n, err = rc.Read(a.buf[:min(int64(len(a.buf)), left-a.have)])
 		a.hash.Write(a.buf[:n])
-		a.have += int64(n)
-		a.progress(a.have)
+		a.setHave(a.have + int64(n))
 	}
 	closeErr := rc.Close()
 	if ctx.Err() != nil {
@@ -229,8 +242,7 @@ func (a *admission) copy(ctx context.Context, w io.Writer, src io.Reader) error 
 				return &writeError{cause(err)}
 			}
 			a.hash.Write(a.buf[:n])
-			a.have += int64(n)
-			a.progress(a.have)
+			a.setHave(a.have + int64(n))
 		} else if empty++; empty > maxEmptyReads {
 			return fmt.Errorf("source at byte %d: %w", a.have, io.ErrNoProgress)
 		}

@@ -81,8 +81,10 @@ func admitLarge(dir string) error {
 	}
 	defer fmt.Println("end")
 	var write error
+	var sum int64
 	err = s.Admit(context.Background(), largeDesc(), openNumbers(largeBlob), func(n int64) {
-		if _, err := fmt.Println(n); err != nil {
+		sum += n
+		if _, err := fmt.Println(sum); err != nil {
 			write = err
 		}
 	})
