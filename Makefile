@@ -1,0 +1,46 @@
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+export CGO_ENABLED ?= 0
+
+.PHONY: build demo test check race lint fuzz e2e bench clean
+
+build: ## the three programs, into bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+demo: build ## the main job, end to end, on this machine
+	$(GO) build -o bin/demo ./examples/demo
+	GOOS=linux GOARCH=amd64 $(GO) build -trimpath -o /dev/null ./examples/robot-app
+	GOOS=linux GOARCH=arm64 $(GO) build -trimpath -o /dev/null ./examples/robot-app
+	bin/demo $(if $(DEMO_EXIT),-exit)
+
+test: build ## unit, script and integration tests
+	$(GO) test ./...
+
+check: lint race ## what a change must pass
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags e2e ./integration
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@2025.1.1 ./...
+
+race: build
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+e2e: build ## the heavy suites: real cosign, kill -9, load
+	$(GO) test -tags e2e -count 1 -timeout 60m ./integration
+
+bench: build ## memory and time of build and import with a 1 GiB layer
+	$(GO) test -tags bench -count 1 -v -run TestBench -timeout 30m ./integration
+
+FUZZTIME ?= 30s
+fuzz: ## every fuzz target for FUZZTIME
+	@for pkg in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
+
+clean:
+	rm -rf bin .demo

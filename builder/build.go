@@ -1,0 +1,276 @@
+// Package builder makes bundles: it resolves what a bundle.yaml names, copies it byte for byte, describes and signs it,
+// and writes one index over all of it.
+package builder
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/plimsoll/plimsoll/attest/sign"
+	"github.com/plimsoll/plimsoll/builder/origin"
+	"github.com/plimsoll/plimsoll/builder/spec"
+	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/bundle/media"
+	"github.com/plimsoll/plimsoll/internal/progress"
+	"github.com/plimsoll/plimsoll/internal/strictjson"
+	"github.com/plimsoll/plimsoll/sbom"
+)
+
+// Options say what to build and with what.
+type Options struct {
+	Spec       *spec.Bundle
+	SpecDigest digest.Digest // of the bytes of bundle.yaml
+
+	Registries  *origin.Registries
+	Release     *sign.Signer  // signs the bundle, and the images it vouches for; nil: unsigned
+	Attestation *sign.Signer  // signs SBOMs and provenance; nil: SBOMs are attached unsigned, provenance is left out
+	SBOM        SBOMGenerator // nil: images that bring no SBOM get none
+
+	Created  time.Time     // when Spec does not say; zero: the time of the newest packed Git commit
+	Version  string        // of the builder
+	TempDir  string        // for Git clones; the system's if empty
+	Git      string        // the git executable; found in PATH if empty
+	Workers  int           // blobs copied at once; 4 if zero
+	Progress progress.Func // may be nil
+}
+
+// SBOMGenerator makes an SPDX document for one platform manifest whose blobs are in the sink.
+type SBOMGenerator func(ctx context.Context, sink media.Sink, manifest ocispec.Descriptor, subject sbom.Subject) ([]byte, error)
+
+// Result is a finished bundle.
+type Result struct {
+	Root   ocispec.Descriptor
+	Tag    string
+	Lock   *bundle.Lock
+	Beside []media.Referrer // signatures and attestations of the bundle itself
+}
+
+// Build resolves everything that the spec names into sink and commits it there.
+func Build(ctx context.Context, sink media.Sink, o Options) (*Result, error) {
+	if o.Workers == 0 {
+		o.Workers = 4
+	}
+	if o.Registries == nil {
+		o.Registries = &origin.Registries{}
+	}
+	a := &assembly{
+		o: o, sink: sink, created: o.Spec.Metadata.Created,
+		counted: make(map[digest.Digest]struct{}), placed: make(map[string]struct{}),
+	}
+	if a.created.IsZero() {
+		a.created = o.Created
+	}
+	if err := a.collect(ctx); err != nil {
+		return nil, err
+	}
+	if a.created.IsZero() {
+		a.created = a.newestCommit
+	}
+	if a.created.IsZero() {
+		return nil, spec.Position{File: o.Spec.File}.Errorf("metadata.created",
+			"the bundle needs a time that does not depend on the clock: set it here or in SOURCE_DATE_EPOCH, or pack a Git repository")
+	}
+	a.created = a.created.UTC().Truncate(time.Second)
+	if err := a.describe(ctx); err != nil {
+		return nil, err
+	}
+	return a.finish(ctx)
+}
+
+// assembly is one build under way.
+type assembly struct {
+	o       Options
+	sink    media.Sink
+	created time.Time
+
+	items        []bundle.Item
+	referrers    []bundle.Item          // go behind all other items
+	entries      [][]ocispec.Descriptor // of items; referrers have one each, their own
+	sparse       []ocispec.Descriptor   // raw upstream indexes, as layers of the lock artifact
+	images       []*image
+	newestCommit time.Time
+
+	counted map[digest.Digest]struct{} // for bytes
+	bytes   int64
+	placed  map[string]struct{} // referrers by repository and digest
+}
+
+func (a *assembly) collect(ctx context.Context) error {
+	s := a.o.Spec
+	for _, im := range s.Spec.Images {
+		if err := a.addImage(ctx, im); err != nil {
+			return im.Position.Wrap("", err)
+		}
+	}
+	for _, c := range s.Spec.Charts {
+		if err := a.addChart(ctx, c); err != nil {
+			return c.Position.Wrap("", err)
+		}
+	}
+	for _, g := range s.Spec.Git {
+		if err := a.addGit(ctx, g); err != nil {
+			return g.Position.Wrap("", err)
+		}
+	}
+	for _, f := range s.Spec.Files {
+		if err := a.addFile(ctx, f); err != nil {
+			return f.Position.Wrap("", err)
+		}
+	}
+	return nil
+}
+
+// add appends an item; descs are its entries in the index.
+func (a *assembly) add(it bundle.Item, descs ...ocispec.Descriptor) {
+	it.Descriptor = plain(it.Descriptor)
+	a.items = append(a.items, it)
+	a.entries = append(a.entries, descs)
+}
+
+// finish writes lock and index, signs the index and commits.
+func (a *assembly) finish(ctx context.Context) (*Result, error) {
+	lock := &bundle.Lock{
+		APIVersion: bundle.LockVersion,
+		Name:       a.o.Spec.Metadata.Name,
+		Version:    a.o.Spec.Metadata.Version,
+		Created:    a.created.Format(time.RFC3339),
+		Builder:    bundle.Tool{Name: "plimsoll", Version: a.o.Version},
+		Spec:       a.o.SpecDigest,
+		Bytes:      a.bytes,
+		Items:      append(slices.Clone(a.items), a.referrers...),
+	}
+	lockManifest, err := a.putLock(ctx, lock)
+	if err != nil {
+		return nil, err
+	}
+	index := ocispec.Index{
+		Versioned:    specs.Versioned{SchemaVersion: 2},
+		MediaType:    ocispec.MediaTypeImageIndex,
+		ArtifactType: bundle.ArtifactTypeBundle,
+		Manifests:    []ocispec.Descriptor{entry(lockManifest, bundle.ItemLock)},
+		Annotations: map[string]string{
+			ocispec.AnnotationTitle:   lock.Name,
+			ocispec.AnnotationVersion: lock.Version,
+			ocispec.AnnotationCreated: lock.Created,
+		},
+	}
+	if src := a.o.Spec.Spec.Source; src.URL != "" {
+		index.Annotations[ocispec.AnnotationSource] = src.URL
+		if src.Revision != "" {
+			index.Annotations[ocispec.AnnotationRevision] = src.Revision
+		}
+	}
+	for i, it := range a.items {
+		for _, d := range a.entries[i] {
+			index.Manifests = append(index.Manifests, entry(d, it.Name))
+		}
+	}
+	for _, it := range a.referrers {
+		index.Manifests = append(index.Manifests, entry(it.Descriptor, it.Name))
+	}
+	root, err := a.putJSON(ctx, ocispec.MediaTypeImageIndex, index)
+	if err != nil {
+		return nil, err
+	}
+	beside, err := a.vouch(ctx, root, lock)
+	if err != nil {
+		return nil, err
+	}
+	res := &Result{Root: root, Tag: a.o.Spec.Tag(), Lock: lock, Beside: beside}
+	return res, a.sink.Commit(ctx, root, res.Tag, beside)
+}
+
+func (a *assembly) putLock(ctx context.Context, lock *bundle.Lock) (ocispec.Descriptor, error) {
+	data, err := lock.Encode()
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	layer, err := a.put(ctx, bundle.MediaTypeLock, data)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return a.putArtifact(ctx, bundle.ArtifactTypeLock, nil, append([]ocispec.Descriptor{layer}, a.sparse...), nil)
+}
+
+func entry(d ocispec.Descriptor, item string) ocispec.Descriptor {
+	d = plain(d)
+	d.Annotations = map[string]string{bundle.AnnotationItem: item}
+	return d
+}
+
+func plain(d ocispec.Descriptor) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+}
+
+// count adds blobs to the bundle's total, each digest once.
+func (a *assembly) count(descs ...ocispec.Descriptor) {
+	for _, d := range descs {
+		if _, ok := a.counted[d.Digest]; !ok {
+			a.counted[d.Digest] = struct{}{}
+			a.bytes += d.Size
+		}
+	}
+}
+
+// putArtifact writes an OCI artifact manifest (image-spec 1.1, "Guidelines for Artifact Usage"). A nil config is the
+// empty descriptor.
+func (a *assembly) putArtifact(ctx context.Context, artifactType string, config *ocispec.Descriptor, layers []ocispec.Descriptor, annotations map[string]string) (ocispec.Descriptor, error) {
+	if config == nil {
+		empty, err := a.put(ctx, ocispec.MediaTypeEmptyJSON, []byte("{}"))
+		if err != nil {
+			return empty, err
+		}
+		config = &empty
+	}
+	return a.putJSON(ctx, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned:    specs.Versioned{SchemaVersion: 2},
+		MediaType:    ocispec.MediaTypeImageManifest,
+		ArtifactType: artifactType,
+		Config:       *config,
+		Layers:       layers,
+		Annotations:  annotations,
+	})
+}
+
+func (a *assembly) putJSON(ctx context.Context, mediaType string, v any) (ocispec.Descriptor, error) {
+	data, err := strictjson.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return a.put(ctx, mediaType, data)
+}
+
+// meter turns byte counts of several workers into progress events.
+type meter struct {
+	mu    sync.Mutex
+	event progress.Event
+	send  progress.Func
+}
+
+func (m *meter) add(n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.event.Done += n
+	m.send.Report(m.event)
+}
+
+func (m *meter) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.event.End = true
+	m.send.Report(m.event)
+}
+
+func inItem(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("item %s: %w", name, err)
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plimsoll/plimsoll/attest"
+	"github.com/plimsoll/plimsoll/bundle/media"
+	"github.com/plimsoll/plimsoll/cmd/internal/cli"
+	"github.com/plimsoll/plimsoll/relay"
+)
+
+type importFlags struct {
+	plainHTTP, stage, json bool
+	caFile, progress       string
+}
+
+func newImport(data *string) *cobra.Command {
+	var f importFlags
+	cmd := &cobra.Command{
+		Use:   "import BUNDLE",
+		Short: "Verify a bundle, store it and activate it",
+		Long: `import checks the signature of a bundle against the trusted release keys, copies what is not here yet, checks
+that the release is whole, and switches to it in one step. Until that step the relay serves what it served before;
+cut anywhere, the same command continues.`,
+		Example: `  plimsoll-relay import /media/usb/robot-stack.tar
+  plimsoll-relay import oci://registry.example.com/releases/robot-stack:v1.5.5
+  plimsoll-relay import --stage /media/usb/robot-stack.tar && plimsoll-relay activate robot-stack v1.5.5`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, *data, args[0]) },
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&f.plainHTTP, "plain-http", false, "speak HTTP without TLS to the registry of the bundle")
+	flags.StringVar(&f.caFile, "ca-file", "", "trust this CA for the registry of the bundle")
+	flags.BoolVar(&f.stage, "stage", false, "verify and store only; activate later")
+	flags.BoolVar(&f.json, "json", false, "print the result as JSON")
+	registerProgress(cmd, &f.progress)
+	return cmd
+}
+
+func registerProgress(cmd *cobra.Command, mode *string) {
+	cmd.Flags().StringVar(mode, "progress", "auto", "how to show progress: auto, bars, plain, json or none")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(
+		[]string{"auto", "bars", "plain", "json", "none"}, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
+	ctx := cmd.Context()
+	draw, err := cli.NewProgress(f.progress, os.Stderr, cli.IsTerminal(os.Stderr))
+	if err != nil {
+		return err
+	}
+	defer draw.Close()
+	r, err := relay.Open(data, relay.Options{Progress: draw.Func})
+	if err != nil {
+		return err
+	}
+	keys, err := r.TrustedKeys()
+	if err != nil {
+		return err
+	}
+	src, err := media.OpenSource(ctx, ref, media.Options{PlainHTTP: f.plainHTTP, CAFile: f.caFile, UserAgent: "plimsoll-relay/" + version})
+	if err != nil {
+		return err
+	}
+	defer src.Close() //nolint:errcheck // only read from
+	res, err := r.Import(ctx, src, relay.ImportOptions{Policy: attest.Policy{ReleaseKeys: keys}, From: ref, StageOnly: f.stage})
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return printJSON(cmd, res)
+	}
+	printImport(cmd.OutOrStdout(), res, f.stage)
+	return nil
+}
+
+func printImport(w io.Writer, res *relay.ImportResult, staged bool) {
+	fmt.Fprintf(w, "%s %s  %s\n", res.Name, res.Version, res.Bundle.Digest)
+	for _, s := range res.Signatures {
+		fmt.Fprintf(w, "  signed by %s (%s)\n", s.KeyID, s.Form)
+	}
+	fmt.Fprintf(w, "  %d blobs, %s; %s were not here yet\n", res.Blobs, cli.Bytes(res.Bytes), cli.Bytes(res.Copied))
+	switch {
+	case staged:
+		fmt.Fprintf(w, "  staged; activate it with: plimsoll-relay activate %s %s\n", res.Name, res.Version)
+	case res.Activated:
+		fmt.Fprintf(w, "  active, generation %d\n", res.Generation)
+	default:
+		fmt.Fprintf(w, "  was active already, generation %d\n", res.Generation)
+	}
+}

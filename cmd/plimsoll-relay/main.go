@@ -1,0 +1,71 @@
+// Command plimsoll-relay is the appliance at a site: it accepts verified releases and serves them to robots.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plimsoll/plimsoll/cmd/internal/cli"
+	"github.com/plimsoll/plimsoll/relay"
+	"github.com/plimsoll/plimsoll/relay/gitmirror"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() { os.Exit(run()) }
+
+func run() int { return cli.Main(newRoot(), explain) }
+
+func newRoot() *cobra.Command {
+	var data string
+	root := &cobra.Command{
+		Use:   "plimsoll-relay",
+		Short: "Serve signed releases where the Internet does not reach",
+		Long: `plimsoll-relay verifies bundles, from a registry or from a medium, and serves what they carry on the LAN: a
+read-only OCI registry and a read-only Git mirror, switched from one release to the next in one step.`,
+		Version: version,
+		Args:    cobra.NoArgs,
+	}
+	root.PersistentFlags().StringVar(&data, "data", "/var/lib/plimsoll", "the relay's data folder")
+	cobra.CheckErr(root.MarkPersistentFlagDirname("data"))
+	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data))
+	return root
+}
+
+// explain knows the errors that only the relay makes.
+func explain(err error) (code int, hint string, ok bool) {
+	var (
+		older   *relay.OlderError
+		room    *relay.NoRoomError
+		base    *gitmirror.MissingBaseError
+		git     *gitmirror.DamagedError
+		absent  *relay.NoReleaseError
+		noTrust *relay.NoTrustError
+	)
+	switch {
+	case errors.As(err, &noTrust):
+		return cli.ExitDenied, "run 'plimsoll-relay trust add release.pub' with the publisher's release key", true
+	case errors.As(err, &older):
+		return cli.ExitOlder, "to go back to a release that is kept here, run 'plimsoll-relay rollback'", true
+	case errors.As(err, &room):
+		return cli.ExitNoRoom, "free room on the disk of the data folder, or give it a larger one", true
+	case errors.As(err, &base):
+		return cli.ExitNoBase, "import the release that this one builds on first, or a full bundle", true
+	case errors.As(err, &git):
+		return cli.ExitDamaged, "build the bundle again; its Git layer is not what the lock says", true
+	case errors.As(err, &absent):
+		return cli.ExitFailed, "see 'plimsoll-relay status' for what is kept", true
+	}
+	return 0, "", false
+}
+
+func printJSON(cmd *cobra.Command, v any) error {
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

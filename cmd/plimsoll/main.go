@@ -1,0 +1,50 @@
+// Command plimsoll packs releases into signed bundles: the tool of CI, release engineers and auditors.
+package main
+
+import (
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/plimsoll/plimsoll/builder/spec"
+	"github.com/plimsoll/plimsoll/cmd/internal/cli"
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() { os.Exit(run()) }
+
+func run() int { return cli.Main(newRoot(), explain) }
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "plimsoll",
+		Short: "Pack a robot fleet's releases into signed OCI artifacts",
+		Long: `plimsoll packs container images, Helm charts, Git repositories and files into one signed
+release, a bundle, that a plimsoll-relay serves where the Internet does not reach.
+
+A bundle is an OCI artifact. Wherever a command takes one, write
+  DIR                          an OCI image layout
+  FILE.tar                     an OCI image layout in a tar
+  oci://HOST/REPOSITORY:TAG    an artifact in a registry`,
+		Version: version,
+		Args:    cobra.NoArgs,
+	}
+	root.AddCommand(newBuild(), newVerify(), newInspect(), newCopy(), newKeys())
+	return root
+}
+
+// explain knows the errors that only the builder makes.
+func explain(err error) (code int, hint string, ok bool) {
+	var list spec.ErrorList
+	var one *spec.Error
+	switch {
+	case errors.As(err, &list):
+		return cli.ExitUsage, "the fields are described in docs/bundle.schema.json", true
+	case errors.As(err, &one) && one.Err == nil:
+		return cli.ExitUsage, "", true
+	}
+	return 0, "", false
+}

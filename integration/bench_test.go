@@ -1,0 +1,156 @@
+//go:build bench
+
+package integration
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+const layerSize = 1 << 30
+
+// maxRSS is the bar: what build and import may hold with a 1 GiB layer.
+const maxRSS = 64 << 20
+
+// Build and import of an image with a layer of 1 GiB, as ratios to copying and hashing the same bytes in the same run.
+func TestBenchLargeLayer(t *testing.T) {
+	f := releases(t)
+	dir := t.TempDir()
+	pushLarge(t, f, dir)
+	spec := filepath.Join(dir, "bundle.yaml")
+	text := "apiVersion: plimsoll.dev/v1\nkind: Bundle\nmetadata: {name: large, version: v1, created: 2026-11-21T00:00:00Z}\nspec:\n  images: [\"ghcr.io/acme/large:v1\"]\n"
+	if err := os.WriteFile(spec, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	floor := measureFloor(t, filepath.Join(dir, "layer.tar"))
+	build := []string{"build", "-f", spec, "--registry-mirror", "ghcr.io=http://" + f.upstream, "--sign", f.path("keys", "release.key"), "--attest", f.path("keys", "attest.key")}
+	out, tar, data := filepath.Join(dir, "out"), filepath.Join(dir, "out.tar"), filepath.Join(dir, "relay")
+	if _, err := f.run("plimsoll-relay", "trust", "add", f.path("keys", "release.pub"), "--data", data); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		title   string
+		bounded bool
+		program string
+		args    []string
+	}{
+		{"build to a folder, no SBOM", true, "plimsoll", append(build, "--no-sbom", "-o", out+"-plain")},
+		{"build to a folder, with SBOM", false, "plimsoll", append(build, "-o", out)},
+		{"build to a tar, no SBOM", true, "plimsoll", append(build, "--no-sbom", "-o", tar)},
+		{"verify the folder", true, "plimsoll", []string{"verify", out, "--key", f.path("keys", "release.pub")}},
+		{"import the folder", true, "plimsoll-relay", []string{"import", out, "--data", data}},
+	} {
+		cmd := f.command(step.program, step.args...)
+		start := time.Now()
+		if _, err := cmd.output(); err != nil {
+			t.Fatal(err)
+		}
+		wall := time.Since(start)
+		usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+		cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		rss := usage.Maxrss << 10
+		t.Logf("%-30s %6.2f s wall, %5.2f CPU-s = %.2f x floor, %5.1f MiB RSS", step.title, wall.Seconds(), cpu.Seconds(),
+			cpu.Seconds()/floor.Seconds(), float64(rss)/(1<<20))
+		if step.bounded && rss > maxRSS {
+			t.Errorf("%s: %d bytes resident, the bar is %d", step.title, rss, maxRSS)
+		}
+	}
+}
+
+func pushLarge(t *testing.T, f *fixture, dir string) {
+	t.Helper()
+	// Incompressible, so that the blob in the registry has the full size too.
+	path := filepath.Join(dir, "content", "opt", "model.bin")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(file, rand.NewChaCha8([32]byte{1}), layerSize); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	layerTar := filepath.Join(dir, "layer.tar")
+	if out, err := exec.Command("tar", "-C", filepath.Join(dir, "content"), "-cf", layerTar, ".").CombinedOutput(); err != nil {
+		t.Fatalf("tar: %v\n%s", err, out)
+	}
+	layer, err := tarball.LayerFromFile(layerTar, tarball.WithCompressionLevel(1), tarball.WithMediaType(types.OCILayer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(mutate.MediaType(mutate.ConfigMediaType(empty.Image, types.OCIConfigJSON), types.OCIManifestSchema1), layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.OS, config.Architecture = "linux", "amd64"
+	if img, err = mutate.ConfigFile(img, config); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(f.upstream + "/acme/large:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, v1.Image(img)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// measureFloor is the CPU time of copying the bytes once and hashing them once.
+func measureFloor(t *testing.T, path string) time.Duration {
+	t.Helper()
+	before := cpuTime()
+	in, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close() //nolint:errcheck // only read from
+	out, err := os.Create(path + ".copy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := sha256.New()
+	if _, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(out, hash)}, struct{ io.Reader }{in}, make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	floor := cpuTime() - before
+	t.Logf("floor: copy and SHA-256 of %s: %.2f CPU-s", fmt.Sprint(layerSize), floor.Seconds())
+	return floor
+}
+
+func cpuTime() time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		panic(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}

@@ -1,0 +1,202 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/internal/progress"
+	"github.com/plimsoll/plimsoll/registry"
+	"github.com/plimsoll/plimsoll/relay/gitmirror"
+)
+
+// keptGenerations is how many Git generations stay on disk for requests that began before a switch.
+const keptGenerations = 16
+
+// Generation is an immutable, numbered view of what the relay serves: a function of active.json and the store.
+type Generation struct {
+	Active   Active
+	Registry *registry.View
+	Git      *gitmirror.Generation
+	Problems []string // kept releases that could not be loaded; what is active is whole
+}
+
+// Number is the generation that responses name.
+func (g *Generation) Number() uint64 { return g.Active.Generation }
+
+// Load computes the generation that active.json asks for. Start-up, and each change of active.json while serving, run
+// this same code: a power cut is an ordinary restart.
+func (r *Relay) Load(ctx context.Context) (*Generation, error) {
+	active, err := readActive(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	return r.generation(ctx, active)
+}
+
+// commit prepares and checks everything that the next state serves, and then makes it the one that is served.
+func (r *Relay) commit(ctx context.Context, next Active) error {
+	p := r.options.Progress
+	p.Report(progress.Event{Stage: "check"})
+	gen, err := r.generation(ctx, next)
+	if err != nil {
+		return err
+	}
+	if err := gen.check(ctx, r); err != nil {
+		return err
+	}
+	p.Report(progress.Event{Stage: "check", End: true})
+	if err := writeActive(r.dir, next); err != nil {
+		return fmt.Errorf("%s: %w", activeFile, err)
+	}
+	p.Report(progress.Event{Stage: "activate", End: true, Note: fmt.Sprintf("generation %d", next.Generation)})
+	keep := make([]uint64, 0, keptGenerations)
+	for n := next.Generation; n > 0 && len(keep) < keptGenerations; n-- {
+		keep = append(keep, n)
+	}
+	return r.mirror.Prune(ctx, keep...)
+}
+
+func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
+	gen := &Generation{Active: a}
+	var releases []registry.Release
+	var repos []gitmirror.Repository
+	places := make(map[string]string)
+	for _, s := range a.Streams {
+		b, err := bundle.Load(ctx, r.store, s.Release.Bundle)
+		if err != nil {
+			return nil, fmt.Errorf("release %s %s: %w", s.Name, s.Release.Version, err)
+		}
+		releases = append(releases, registry.Release{Bundle: b, Active: true})
+		for _, it := range b.Lock.Items {
+			if it.Kind != bundle.KindGit {
+				continue
+			}
+			if other, taken := places[it.Repository]; taken {
+				return nil, fmt.Errorf("release %s %s: git repository %s is already served by release %s", s.Name, s.Release.Version, it.Repository, other)
+			}
+			places[it.Repository] = s.Name
+			if err := r.admitGit(ctx, b, it); err != nil {
+				return nil, fmt.Errorf("release %s %s: item %s: %w", s.Name, s.Release.Version, it.Name, err)
+			}
+			repos = append(repos, gitmirror.Repository{Path: it.Repository, Git: *it.Git})
+		}
+		for _, kept := range s.Previous {
+			b, err := r.whole(ctx, kept)
+			if err != nil {
+				gen.Problems = append(gen.Problems, fmt.Sprintf("kept release %s %s: %v", s.Name, kept.Version, err))
+				continue
+			}
+			releases = append(releases, registry.Release{Bundle: b})
+		}
+	}
+	var err error
+	if gen.Registry, err = registry.NewView(ctx, r.store, releases); err != nil {
+		return nil, err
+	}
+	if gen.Git, err = r.mirror.Prepare(ctx, a.Generation, repos); err != nil {
+		return nil, err
+	}
+	return gen, nil
+}
+
+// whole loads a kept release with all its manifests: damage in a release that is not active must be left out, not keep
+// the relay from starting.
+func (r *Relay) whole(ctx context.Context, kept Release) (*bundle.Bundle, error) {
+	b, err := bundle.Load(ctx, r.store, kept.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	return b, b.Walk(ctx, r.store, func(bundle.Node) error { return nil })
+}
+
+// admitGit brings the Git layers of an item from the store into the mirror's object store; it is quick when they are
+// there already.
+func (r *Relay) admitGit(ctx context.Context, b *bundle.Bundle, it bundle.Item) error {
+	var layers []gitmirror.Layer
+	err := bundle.Walk(ctx, r.store, it.Descriptor, func(n bundle.Node) error {
+		if !n.Manifest && n.Descriptor.MediaType == bundle.MediaTypeGitLayer {
+			layers = append(layers, gitmirror.Layer{
+				Name: n.Descriptor.Digest.String(),
+				Open: func() (io.ReadCloser, error) { return r.store.Open(ctx, n.Descriptor) },
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return r.mirror.Admit(ctx, it.Repository, *it.Git, layers)
+}
+
+// check asserts that every blob of the active releases is in the store, with its size: a tag whose layer is missing
+// would fail a robot's pull instead of this activation.
+func (g *Generation) check(ctx context.Context, r *Relay) error {
+	for _, s := range g.Active.Streams {
+		b, err := bundle.Load(ctx, r.store, s.Release.Bundle)
+		if err != nil {
+			return err
+		}
+		err = b.Walk(ctx, r.store, func(n bundle.Node) error {
+			size, err := r.store.Size(ctx, n.Descriptor.Digest)
+			if err != nil || size != n.Descriptor.Size {
+				return &bundle.MissingError{Item: n.Item, Descriptor: n.Descriptor, Err: err}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("release %s %s: %w", s.Name, s.Release.Version, err)
+		}
+	}
+	return nil
+}
+
+// Activate makes a staged release the one that is served: the one of that name with the version or digest.
+func (r *Relay) Activate(ctx context.Context, name, wanted string) (Active, error) {
+	return r.switchTo(ctx, func(a Active) (Active, error) {
+		recs, err := r.records()
+		if err != nil {
+			return a, err
+		}
+		missing := &NoReleaseError{Name: name, Wanted: wanted}
+		for _, rec := range recs {
+			if rec.Name != name {
+				continue
+			}
+			if rec.Version == wanted || rec.Bundle.Digest.String() == wanted {
+				return a.accept(name, Release{Version: rec.Version, Bundle: rec.Bundle})
+			}
+			missing.Present = append(missing.Present, rec.Version)
+		}
+		return a, missing
+	})
+}
+
+// Rollback goes back to a release that was active before; see Active.rollback for what an empty wanted means.
+func (r *Relay) Rollback(ctx context.Context, name, wanted string) (Active, error) {
+	return r.switchTo(ctx, func(a Active) (Active, error) {
+		if name == "" && len(a.Streams) == 1 {
+			name = a.Streams[0].Name
+		}
+		return a.rollback(name, wanted)
+	})
+}
+
+func (r *Relay) switchTo(ctx context.Context, change func(Active) (Active, error)) (Active, error) {
+	var next Active
+	err := r.change(ctx, func() error {
+		active, err := readActive(r.dir)
+		if err != nil {
+			return err
+		}
+		if next, err = change(active); err != nil {
+			return err
+		}
+		if next.Generation == active.Generation {
+			return nil
+		}
+		return r.commit(ctx, next)
+	})
+	return next, err
+}

@@ -1,0 +1,308 @@
+// Package gitmirror serves the Git repositories of releases, read-only, over Git's smart HTTP protocol.
+//
+// Objects live in one append-only object store, which they enter only after they were checked (Admit). What clients see
+// is a generation (Prepare): per repository a tiny, write-once folder with HEAD and packed-refs that borrows its objects
+// from the store. Which generation is served is the caller's choice, made anew for each request (ServeGeneration), so
+// switching one costs nothing and needs no write here.
+//
+// The folder:
+//
+//	store.git/                         objects only; no refs, never collected
+//	gen-<n>/<host>/<path>.git/         HEAD, config, packed-refs, objects/info/alternates
+//	quarantine/<random>/               unfinished Admits and Prepares, and what Prune is removing; never served
+//	spool/                             large request bodies; unlinked as soon as they are created
+//	home/                              the empty HOME of every git process
+//	import.lock                        held shared by importers, exclusively by the one who sweeps
+package gitmirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/plimsoll/plimsoll/internal/durable"
+)
+
+// Options of a mirror; the zero value works.
+type Options struct {
+	Git           string        // the git executable; empty: "git" from PATH
+	MaxConcurrent int           // git processes that answer clients at one time; 0: twice the CPUs, at least 4
+	MaxQueue      int           // requests that may wait for one of them before clients are told to come back; 0: 1024
+	MaxBody       int64         // bytes of a request body as it was sent; 0: 16 MiB
+	MaxInflated   int64         // bytes of a request body after gzip; 0: 64 MiB
+	StallTimeout  time.Duration // a client that neither sends nor takes a byte for so long is dropped; 0: two minutes
+}
+
+// Mirror is the folder of repositories. Its methods are safe for concurrent use, also by several processes.
+type Mirror struct {
+	dir     string
+	git     gitTool
+	opts    Options
+	adverts *gate // ref listings: short, so they do not wait behind clones
+	packs   *gate
+
+	mu    sync.Mutex
+	inUse map[uint64]int // requests that read a generation, so that Prune leaves it
+
+	at func(point string) // called at the moments that crash tests stop at
+}
+
+// Layer is one Git bundle file.
+type Layer struct {
+	Name string                        // for error texts: a digest or a file name
+	Open func() (io.ReadCloser, error) //
+}
+
+const (
+	storeName      = "store.git"
+	quarantineName = "quarantine"
+	spoolName      = "spool"
+	homeName       = "home"
+	lockName       = "import.lock"
+	generationName = "gen-"
+)
+
+// Open makes dir a mirror if it is none, and sweeps what a crash left unless another process is importing.
+func Open(dir string, o Options) (*Mirror, error) {
+	abs, err := filepath.Abs(dir) // git processes run in other folders
+	if err != nil {
+		return nil, fmt.Errorf("open git mirror: %w", err)
+	}
+	o = o.withDefaults()
+	m := &Mirror{
+		dir: abs, opts: o, inUse: make(map[uint64]int), at: func(string) {},
+		adverts: newGate(o.MaxConcurrent, o.MaxQueue), packs: newGate(o.MaxConcurrent, o.MaxQueue),
+	}
+	if m.git, err = newGitTool(o.Git, m.path(homeName)); err != nil {
+		return nil, fmt.Errorf("open git mirror: %w", err)
+	}
+	for _, sub := range []string{quarantineName, spoolName, homeName} {
+		if err := durable.MkdirAll(m.path(sub), 0o755); err != nil {
+			return nil, fmt.Errorf("open git mirror: %w", err)
+		}
+	}
+	if err := m.sweep(); err != nil {
+		return nil, fmt.Errorf("open git mirror: %w", err)
+	}
+	if err := m.initStore(); err != nil {
+		return nil, fmt.Errorf("open git mirror: %w", err)
+	}
+	return m, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.MaxConcurrent <= 0 {
+		o.MaxConcurrent = max(4, 2*runtime.NumCPU())
+	}
+	if o.MaxQueue <= 0 {
+		o.MaxQueue = 1024
+	}
+	if o.MaxBody <= 0 {
+		o.MaxBody = 16 << 20
+	}
+	if o.MaxInflated <= 0 {
+		o.MaxInflated = 64 << 20
+	}
+	if o.StallTimeout <= 0 {
+		o.StallTimeout = 2 * time.Minute
+	}
+	return o
+}
+
+func (m *Mirror) path(elem ...string) string {
+	return filepath.Join(append([]string{m.dir}, elem...)...)
+}
+
+func (m *Mirror) packDir() string { return m.path(storeName, "objects", "pack") }
+
+// initStore writes the empty store beside its place and renames it, so that a crash leaves no half-made store.
+func (m *Mirror) initStore() error {
+	if _, err := os.Stat(m.path(storeName)); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	tmp, err := os.MkdirTemp(m.path(quarantineName), "store-")
+	if err != nil {
+		return err
+	}
+	if err := writeRepository(tmp, storeFiles(), storeFolders()); err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	err = os.Rename(tmp, m.path(storeName))
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) { // another process was first
+		return os.RemoveAll(tmp)
+	}
+	if err != nil {
+		return err
+	}
+	return durable.SyncDir(m.dir)
+}
+
+// lockImport keeps every sweeper out until the returned function is called. If nobody else is importing it sweeps first,
+// so that what a killed import left does not pile up in a process that runs for years.
+func (m *Mirror) lockImport() (unlock func(), err error) {
+	if err := m.sweep(); err != nil {
+		return nil, err
+	}
+	f, err := m.openLock()
+	if err != nil {
+		return nil, err
+	}
+	// Blocks only while somebody sweeps, which is short.
+	if err := flock(f, unix.LOCK_SH); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+func (m *Mirror) openLock() (*os.File, error) {
+	return os.OpenFile(m.path(lockName), os.O_CREATE|os.O_RDWR, 0o644)
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// sweep removes what a crash left, unless somebody is importing.
+func (m *Mirror) sweep() error {
+	f, err := m.openLock()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil
+		}
+		return err
+	}
+	left, err := os.ReadDir(m.path(quarantineName))
+	if err != nil {
+		return err
+	}
+	for _, e := range left {
+		// A git process that outlived a killed relay may still be writing here; what it leaves goes next time.
+		_ = os.RemoveAll(m.path(quarantineName, e.Name()))
+	}
+	return m.sweepPacks()
+}
+
+var packFile = regexp.MustCompile(`^pack-([0-9a-f]{40})\.(pack|idx)$`)
+
+// sweepPacks removes packs that were never completed by their index. Git does not see them.
+func (m *Mirror) sweepPacks() error {
+	entries, err := os.ReadDir(m.packDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	have := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		have[e.Name()] = true
+	}
+	removed := false
+	for _, e := range entries {
+		if s := packFile.FindStringSubmatch(e.Name()); s != nil && have["pack-"+s[1]+".pack"] && have["pack-"+s[1]+".idx"] {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(m.packDir(), e.Name())); err != nil {
+			return err
+		}
+		removed = true
+	}
+	if !removed {
+		return nil
+	}
+	return durable.SyncDir(m.packDir())
+}
+
+// Prune removes every generation but those named and those that a request of this process is reading.
+func (m *Mirror) Prune(ctx context.Context, keep ...uint64) error {
+	unlock, err := m.lockImport()
+	if err != nil {
+		return fmt.Errorf("prune git generations: %w", err)
+	}
+	defer unlock()
+	kept := make(map[uint64]bool, len(keep))
+	for _, n := range keep {
+		kept[n] = true
+	}
+	entries, err := os.ReadDir(m.dir)
+	if err != nil {
+		return fmt.Errorf("prune git generations: %w", err)
+	}
+	for _, e := range entries {
+		n, ok := parseGeneration(e.Name())
+		if !ok || kept[n] || m.busy(n) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := m.discard(n); err != nil {
+			return fmt.Errorf("prune git generation %d: %w", n, err)
+		}
+	}
+	return durable.SyncDir(m.dir)
+}
+
+// discard takes a generation out of its place in one step before it deletes it: a half-deleted one is never in place.
+func (m *Mirror) discard(n uint64) error {
+	tmp, err := os.MkdirTemp(m.path(quarantineName), "old-")
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(m.generationDir(n), filepath.Join(tmp, "gen")); err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	return os.RemoveAll(tmp)
+}
+
+func (m *Mirror) generationDir(n uint64) string {
+	return m.path(generationName + strconv.FormatUint(n, 10))
+}
+
+func parseGeneration(name string) (uint64, bool) {
+	digits, ok := strings.CutPrefix(name, generationName)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(digits, 10, 64)
+	return n, err == nil && strconv.FormatUint(n, 10) == digits
+}
+
+func (m *Mirror) use(n uint64) (release func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inUse[n]++
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.inUse[n]--; m.inUse[n] == 0 {
+			delete(m.inUse, n)
+		}
+	}
+}
+
+func (m *Mirror) busy(n uint64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.inUse[n] > 0
+}
