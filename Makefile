@@ -6,12 +6,12 @@ export CGO_ENABLED ?= 0
 .PHONY: build demo test check race lint fuzz e2e bench clean
 
 build: ## the three programs, into bin/
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 demo: build ## the main job, end to end, on this machine
 	$(GO) build -o bin/demo ./examples/demo
-	GOOS=linux GOARCH=amd64 $(GO) build -trimpath -o /dev/null ./examples/robot-app
-	GOOS=linux GOARCH=arm64 $(GO) build -trimpath -o /dev/null ./examples/robot-app
+	GOOS=linux GOARCH=amd64 $(GO) build -o /dev/null ./examples/robot-app
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./examples/robot-app
 	bin/demo $(if $(DEMO_EXIT),-exit)
 
 test: build ## unit, script and integration tests

@@ -66,6 +66,36 @@ func TestVerifyReleaseAcceptsEitherForm(t *testing.T) {
 	}
 }
 
+// denial is one arrangement of evidence that must not pass for a release signed by identity 1.
+type denial struct {
+	name   string
+	give   func(t *testing.T, ev *evidence)
+	reason attest.Reason
+	text   string
+}
+
+func checkDenials(t *testing.T, root ocispec.Descriptor, denials []denial) {
+	t.Helper()
+	policy := newIdentity(t, 1).policy()
+	for _, c := range denials {
+		t.Run(c.name, func(t *testing.T) {
+			ev := newEvidence()
+			c.give(t, ev)
+			v, err := attest.VerifyRelease(t.Context(), ev, root, policy)
+			var denied *attest.DeniedError
+			if !errors.As(err, &denied) || v != nil {
+				t.Fatalf("got %v, %v; want *DeniedError", v, err)
+			}
+			if denied.Reason != c.reason || denied.Subject != root.Digest {
+				t.Errorf("reason %q for %s, want %q for %s", denied.Reason, denied.Subject, c.reason, root.Digest)
+			}
+			if !strings.Contains(err.Error(), c.text) {
+				t.Errorf("text %q does not contain %q", err, c.text)
+			}
+		})
+	}
+}
+
 func TestVerifyReleaseDenies(t *testing.T) {
 	root, elsewhere := release("index"), release("another index")
 	us, stranger := newIdentity(t, 1), newIdentity(t, 2)
@@ -78,15 +108,7 @@ func TestVerifyReleaseDenies(t *testing.T) {
 	}
 	one := func(a sign.Artifact, err error) []sign.Artifact { return must([]sign.Artifact{a}, err) }
 	spdx := attest.Statement{PredicateType: "https://spdx.dev/Document", Predicate: []byte(`{"spdxVersion":"SPDX-2.3"}`)}
-	intoto := attest.PayloadTypeInToto
-	good := signStatement(root.Digest)
-	simple := []byte(simplePayload(root.Digest))
-	for _, c := range []struct {
-		name   string
-		give   func(t *testing.T, ev *evidence)
-		reason attest.Reason
-		text   string
-	}{
+	checkDenials(t, root, []denial{
 		{"nothing", func(*testing.T, *evidence) {}, attest.NoSignature, "no signature found"},
 		{"unknown key", func(_ *testing.T, ev *evidence) {
 			ev.add(root, must(stranger.signer.SignManifest(root, repository))...)
@@ -99,27 +121,19 @@ func TestVerifyReleaseDenies(t *testing.T) {
 		{"signature of another release at our place", func(_ *testing.T, ev *evidence) {
 			ev.add(root, must(us.signer.SignManifest(elsewhere, repository))[:1]...)
 		}, attest.WrongSubject, elsewhere.Digest.Encoded()},
-		{"legacy signature of another release at our tag", func(t *testing.T, ev *evidence) {
-			payload := []byte(simplePayload(elsewhere.Digest))
-			ev.legacy(t, root, payload, us.raw(payload))
-		}, attest.WrongSubject, elsewhere.Digest.String()},
-		{"statement with two subjects", func(t *testing.T, ev *evidence) {
-			both := strings.Replace(good, `}],"predicateType"`, fmt.Sprintf(`},{"digest":{"sha256":"%s"}}],"predicateType"`, elsewhere.Digest.Encoded()), 1)
-			ev.bundle(t, root, us.signed(t, both))
-		}, attest.WrongSubject, "signed 2 subjects"},
-		{"subject with two digests", func(t *testing.T, ev *evidence) {
-			ev.bundle(t, root, us.signed(t, strings.Replace(good, `{"sha256"`, `{"sha512":"00","sha256"`, 1)))
-		}, attest.WrongSubject, "sha512"},
-		{"digest in the name of another algorithm", func(t *testing.T, ev *evidence) {
-			ev.bundle(t, root, us.signed(t, strings.Replace(good, `"sha256"`, `"sha512"`, 1)))
-		}, attest.WrongSubject, "sha512"},
+	})
+}
+
+func TestVerifyReleaseDeniesEnvelopes(t *testing.T) {
+	root, elsewhere := release("index"), release("another index")
+	us, stranger := newIdentity(t, 1), newIdentity(t, 2)
+	intoto := attest.PayloadTypeInToto
+	good := signStatement(root.Digest)
+	checkDenials(t, root, []denial{
 		{"flipped payload", func(t *testing.T, ev *evidence) {
 			flipped := []byte(good)
 			flipped[len(flipped)-2] ^= 1
 			ev.bundle(t, root, sigstoreBundle(t, "", intoto, flipped, us.dsse(intoto, []byte(good))))
-		}, attest.UnknownKey, "1 signature found, none by a trusted key"},
-		{"flipped legacy payload", func(t *testing.T, ev *evidence) {
-			ev.legacy(t, root, append([]byte(" "), simple...), us.raw(simple))
 		}, attest.UnknownKey, "1 signature found, none by a trusted key"},
 		{"the signature without the DSSE pre-authentication encoding", func(t *testing.T, ev *evidence) {
 			ev.bundle(t, root, sigstoreBundle(t, "", intoto, []byte(good), us.raw([]byte(good))))
@@ -140,25 +154,6 @@ func TestVerifyReleaseDenies(t *testing.T) {
 			data := us.signed(t, good)
 			ev.bundle(t, root, append([]byte(`{"mediaType":"`+attest.MediaTypeBundle+`",`), data[1:]...))
 		}, attest.Malformed, `duplicate key "mediaType"`},
-		{"duplicate key in the statement", func(t *testing.T, ev *evidence) {
-			ev.bundle(t, root, us.signed(t, strings.Replace(good, `"predicate":{}`, `"predicate":{},"predicateType":"https://sigstore.dev/cosign/sign/v1"`, 1)))
-		}, attest.Malformed, `duplicate key "predicateType"`},
-		{"a case variant in the statement", func(t *testing.T, ev *evidence) {
-			ev.bundle(t, root, us.signed(t, strings.Replace(good, `"predicate":{}`, `"PredicateType":"x"`, 1)))
-		}, attest.Malformed, `"PredicateType"`},
-		{"another statement type", func(t *testing.T, ev *evidence) {
-			ev.bundle(t, root, us.signed(t, strings.Replace(good, "Statement/v1", "Statement/v0.1", 1)))
-		}, attest.Malformed, "_type"},
-		{"duplicate key in the legacy payload", func(t *testing.T, ev *evidence) {
-			twice := []byte(strings.Replace(string(simple), `"image":`, fmt.Sprintf(`"image":{"docker-manifest-digest":"%s"},"image":`, elsewhere.Digest), 1))
-			ev.legacy(t, root, twice, us.raw(twice))
-		}, attest.Malformed, `duplicate key "image"`},
-		{"another legacy type", func(t *testing.T, ev *evidence) {
-			atomic := []byte(strings.Replace(string(simple), "cosign container image signature", "atomic container signature", 1))
-			ev.legacy(t, root, atomic, us.raw(atomic))
-		}, attest.Malformed, "atomic container signature"},
-		{"no legacy signature", func(t *testing.T, ev *evidence) { ev.legacy(t, root, simple, nil) },
-			attest.Malformed, "no annotation"},
 		{"attached to something else", func(t *testing.T, ev *evidence) {
 			ev.manifest(t, root, "", ocispec.Manifest{ArtifactType: attest.MediaTypeBundle, Subject: &elsewhere,
 				Layers: []ocispec.Descriptor{ev.blob(attest.MediaTypeBundle, us.signed(t, good))}})
@@ -172,23 +167,59 @@ func TestVerifyReleaseDenies(t *testing.T) {
 		{"a bundle larger than allowed", func(t *testing.T, ev *evidence) {
 			ev.bundle(t, root, us.signed(t, good+strings.Repeat(" ", attest.MaxSignature)))
 		}, attest.Malformed, "the limit is 4194304"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			ev := newEvidence()
-			c.give(t, ev)
-			v, err := attest.VerifyRelease(t.Context(), ev, root, us.policy())
-			var denied *attest.DeniedError
-			if !errors.As(err, &denied) || v != nil {
-				t.Fatalf("got %v, %v; want *DeniedError", v, err)
-			}
-			if denied.Reason != c.reason || denied.Subject != root.Digest {
-				t.Errorf("reason %q for %s, want %q for %s", denied.Reason, denied.Subject, c.reason, root.Digest)
-			}
-			if !strings.Contains(err.Error(), c.text) {
-				t.Errorf("text %q does not contain %q", err, c.text)
-			}
-		})
-	}
+	})
+}
+
+func TestVerifyReleaseDeniesStatements(t *testing.T) {
+	root, elsewhere := release("index"), release("another index")
+	us := newIdentity(t, 1)
+	good := signStatement(root.Digest)
+	checkDenials(t, root, []denial{
+		{"statement with two subjects", func(t *testing.T, ev *evidence) {
+			both := strings.Replace(good, `}],"predicateType"`, fmt.Sprintf(`},{"digest":{"sha256":"%s"}}],"predicateType"`, elsewhere.Digest.Encoded()), 1)
+			ev.bundle(t, root, us.signed(t, both))
+		}, attest.WrongSubject, "signed 2 subjects"},
+		{"subject with two digests", func(t *testing.T, ev *evidence) {
+			ev.bundle(t, root, us.signed(t, strings.Replace(good, `{"sha256"`, `{"sha512":"00","sha256"`, 1)))
+		}, attest.WrongSubject, "sha512"},
+		{"digest in the name of another algorithm", func(t *testing.T, ev *evidence) {
+			ev.bundle(t, root, us.signed(t, strings.Replace(good, `"sha256"`, `"sha512"`, 1)))
+		}, attest.WrongSubject, "sha512"},
+		{"duplicate key in the statement", func(t *testing.T, ev *evidence) {
+			ev.bundle(t, root, us.signed(t, strings.Replace(good, `"predicate":{}`, `"predicate":{},"predicateType":"https://sigstore.dev/cosign/sign/v1"`, 1)))
+		}, attest.Malformed, `duplicate key "predicateType"`},
+		{"a case variant in the statement", func(t *testing.T, ev *evidence) {
+			ev.bundle(t, root, us.signed(t, strings.Replace(good, `"predicate":{}`, `"PredicateType":"x"`, 1)))
+		}, attest.Malformed, `"PredicateType"`},
+		{"another statement type", func(t *testing.T, ev *evidence) {
+			ev.bundle(t, root, us.signed(t, strings.Replace(good, "Statement/v1", "Statement/v0.1", 1)))
+		}, attest.Malformed, "_type"},
+	})
+}
+
+func TestVerifyReleaseDeniesLegacy(t *testing.T) {
+	root, elsewhere := release("index"), release("another index")
+	us := newIdentity(t, 1)
+	simple := []byte(simplePayload(root.Digest))
+	checkDenials(t, root, []denial{
+		{"legacy signature of another release at our tag", func(t *testing.T, ev *evidence) {
+			payload := []byte(simplePayload(elsewhere.Digest))
+			ev.legacy(t, root, payload, us.raw(payload))
+		}, attest.WrongSubject, elsewhere.Digest.String()},
+		{"flipped legacy payload", func(t *testing.T, ev *evidence) {
+			ev.legacy(t, root, append([]byte(" "), simple...), us.raw(simple))
+		}, attest.UnknownKey, "1 signature found, none by a trusted key"},
+		{"duplicate key in the legacy payload", func(t *testing.T, ev *evidence) {
+			twice := []byte(strings.Replace(string(simple), `"image":`, fmt.Sprintf(`"image":{"docker-manifest-digest":"%s"},"image":`, elsewhere.Digest), 1))
+			ev.legacy(t, root, twice, us.raw(twice))
+		}, attest.Malformed, `duplicate key "image"`},
+		{"another legacy type", func(t *testing.T, ev *evidence) {
+			atomic := []byte(strings.Replace(string(simple), "cosign container image signature", "atomic container signature", 1))
+			ev.legacy(t, root, atomic, us.raw(atomic))
+		}, attest.Malformed, "atomic container signature"},
+		{"no legacy signature", func(t *testing.T, ev *evidence) { ev.legacy(t, root, simple, nil) },
+			attest.Malformed, "no annotation"},
+	})
 }
 
 // A second signer beside a good one changes nothing, and a good one is found behind bad ones.

@@ -2,6 +2,7 @@ package attest_test
 
 import (
 	"encoding/json"
+	"errors"
 	"testing"
 
 	intoto "github.com/in-toto/attestation/go/v1"
@@ -56,7 +57,7 @@ func FuzzStatement(f *testing.F) {
 			return
 		}
 		var want intoto.Statement
-		if err := protojson.Unmarshal(data, &want); err != nil {
+		if err := protojson.Unmarshal(withoutOpaque(t, data), &want); err != nil {
 			t.Fatalf("accepted, but in-toto says: %v", err)
 		}
 		if want.Type != attest.StatementType || want.PredicateType != st.PredicateType || len(want.Subject) != len(st.Subjects) {
@@ -72,6 +73,22 @@ func FuzzStatement(f *testing.F) {
 			t.Errorf("accepted as a release signature: %v", &want)
 		}
 	})
+}
+
+// withoutOpaque drops the parts that are handed on or ignored as they are: protobuf knows fewer numbers than JSON.
+func withoutOpaque(t *testing.T, data []byte) []byte {
+	t.Helper()
+	var top map[string]json.RawMessage
+	var subjects []map[string]json.RawMessage
+	if err := errors.Join(json.Unmarshal(data, &top), json.Unmarshal(top["subject"], &subjects)); err != nil {
+		t.Fatal(err)
+	}
+	for _, sub := range subjects {
+		delete(sub, "annotations")
+	}
+	delete(top, "predicate")
+	top["subject"] = encode(t, subjects)
+	return encode(t, top)
 }
 
 // What is accepted as a simple-signing payload must mean the same to sigstore's parser.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -80,7 +79,7 @@ func parseSimpleSigning(payload []byte) (digest.Digest, error) {
 		return "", fmt.Errorf("critical.image: %w", err)
 	}
 	var kind, named string
-	if err := errors.Join(unmarshal(critical["type"], &kind), unmarshal(image["docker-manifest-digest"], &named)); err != nil {
+	if err := errors.Join(text(critical["type"], &kind), text(image["docker-manifest-digest"], &named)); err != nil {
 		return "", fmt.Errorf("critical: %w", err)
 	}
 	if kind != simpleSigningType {
@@ -91,12 +90,4 @@ func parseSimpleSigning(payload []byte) (digest.Digest, error) {
 		return "", fmt.Errorf("critical.image.docker-manifest-digest %q: %w", named, err)
 	}
 	return d, nil
-}
-
-// unmarshal decodes a value that must be there and must not be null.
-func unmarshal(raw json.RawMessage, v any) error {
-	if len(raw) == 0 || string(raw) == "null" {
-		return errors.New("a value is missing")
-	}
-	return json.Unmarshal(raw, v)
 }

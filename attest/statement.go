@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -127,7 +129,7 @@ func parseStatement(data []byte) (*Statement, error) {
 	var kind string
 	var subjects []json.RawMessage
 	st := &Statement{}
-	if err := errors.Join(unmarshal(top["_type"], &kind), unmarshal(top["predicateType"], &st.PredicateType),
+	if err := errors.Join(text(top["_type"], &kind), text(top["predicateType"], &st.PredicateType),
 		unmarshal(top["subject"], &subjects)); err != nil {
 		return nil, err
 	}
@@ -155,25 +157,65 @@ func parseStatement(data []byte) (*Statement, error) {
 	return st, nil
 }
 
-// parseSubject reads an in-toto ResourceDescriptor; of its fields only name and digest are kept.
+// parseSubject reads an in-toto ResourceDescriptor; of its fields only name and digest are kept, but all are checked.
 func parseSubject(raw json.RawMessage) (Subject, error) {
 	var sub Subject
 	fields, err := object(raw, "name", "digest", "uri", "content", "downloadLocation", "mediaType", "annotations")
 	if err != nil {
 		return sub, err
 	}
-	if name, ok := fields["name"]; ok {
-		if err := unmarshal(name, &sub.Name); err != nil {
-			return sub, fmt.Errorf("name: %w", err)
+	var ignored string
+	for name, to := range map[string]*string{"name": &sub.Name, "uri": &ignored, "downloadLocation": &ignored, "mediaType": &ignored} {
+		if value, ok := fields[name]; ok {
+			if err := text(value, to); err != nil {
+				return sub, fmt.Errorf("%s: %w", name, err)
+			}
 		}
 	}
-	if err := unmarshal(fields["digest"], &sub.Digest); err != nil {
+	var content []byte
+	if value, ok := fields["content"]; ok {
+		if err := unmarshal(value, &content); err != nil {
+			return sub, fmt.Errorf("content: %w", err)
+		}
+	}
+	if value, ok := fields["annotations"]; ok && value[0] != '{' {
+		return sub, errors.New("annotations: not an object")
+	}
+	var digests map[string]json.RawMessage
+	if err := unmarshal(fields["digest"], &digests); err != nil {
 		return sub, fmt.Errorf("digest: %w", err)
 	}
-	if len(sub.Digest) == 0 || len(sub.Digest) > maxDigests {
-		return sub, fmt.Errorf("%d digests: want 1 to %d", len(sub.Digest), maxDigests)
+	if len(digests) == 0 || len(digests) > maxDigests {
+		return sub, fmt.Errorf("%d digests: want 1 to %d", len(digests), maxDigests)
+	}
+	sub.Digest = make(map[string]string, len(digests))
+	for algorithm, value := range digests {
+		var hex string
+		if err := text(value, &hex); err != nil {
+			return sub, fmt.Errorf("digest %s: %w", algorithm, err)
+		}
+		sub.Digest[algorithm] = hex
 	}
 	return sub, nil
+}
+
+// text decodes a string that must be there. encoding/json replaces a lone surrogate by U+FFFD where other parsers fail.
+func text(raw json.RawMessage, s *string) error {
+	if err := unmarshal(raw, s); err != nil {
+		return err
+	}
+	if strings.ContainsRune(*s, utf8.RuneError) {
+		return errors.New("not a valid Unicode string")
+	}
+	return nil
+}
+
+// unmarshal decodes a value that must be there and must not be null.
+func unmarshal(raw json.RawMessage, v any) error {
+	if len(raw) == 0 || string(raw) == "null" {
+		return errors.New("a value is missing")
+	}
+	return json.Unmarshal(raw, v)
 }
 
 // object splits a JSON object into its fields and refuses names other than those given. encoding/json alone would take

@@ -64,9 +64,8 @@ func (f *fixture) build() error {
 		return err
 	}
 	f.bin = f.path("bin")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=test", "-o", f.bin+"/", "./cmd/...")
+	build := exec.Command("go", "build", "-ldflags", "-s -w -X main.version=test", "-o", f.bin+"/", "./cmd/...")
 	build.Dir = ".."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}

@@ -36,7 +36,7 @@ func TestAcceptAndRollback(t *testing.T) {
 		t.Error("activating the active release made a generation")
 	}
 	a = mustAccept(t, mustAccept(t, a, "stack", v2), "stack", v3)
-	if got := a.Streams[0]; got.Release != v3 || len(got.Previous) != 2 || got.Previous[0] != v2 {
+	if got := a.Streams[0]; !got.Release.same(v3) || len(got.Previous) != 2 || !got.Previous[0].same(v2) {
 		t.Errorf("%+v", got)
 	}
 
@@ -49,18 +49,18 @@ func TestAcceptAndRollback(t *testing.T) {
 	}
 
 	back, err := a.rollback("stack", "")
-	if err != nil || back.Streams[0].Release != v2 || back.Generation != 4 {
+	if err != nil || !back.Streams[0].Release.same(v2) || back.Generation != 4 {
 		t.Errorf("%+v, %v", back, err)
 	}
 	// The newest stays known, and the way to it stays open.
 	if _, err := back.accept("stack", v1); err == nil {
 		t.Error("after a roll-back an older release is accepted")
 	}
-	if forth, err := back.accept("stack", v3); err != nil || forth.Streams[0].Release != v3 {
+	if forth, err := back.accept("stack", v3); err != nil || !forth.Streams[0].Release.same(v3) {
 		t.Errorf("%v", err)
 	}
 	// A second roll-back goes further back, not forward.
-	if back, err = back.rollback("stack", ""); err != nil || back.Streams[0].Release != v1 {
+	if back, err = back.rollback("stack", ""); err != nil || !back.Streams[0].Release.same(v1) {
 		t.Errorf("%+v, %v", back, err)
 	}
 	var none *NoReleaseError
@@ -70,7 +70,7 @@ func TestAcceptAndRollback(t *testing.T) {
 	if _, err = back.rollback("stack", "v9"); !errors.As(err, &none) || len(none.Present) != 2 {
 		t.Errorf("unknown: %v", err)
 	}
-	if to, err := back.rollback("stack", v3.Bundle.Digest.String()); err != nil || to.Streams[0].Release != v3 {
+	if to, err := back.rollback("stack", v3.Bundle.Digest.String()); err != nil || !to.Streams[0].Release.same(v3) {
 		t.Errorf("by digest: %v", err)
 	}
 	if _, err = back.rollback("other", ""); !errors.As(err, &none) {
@@ -110,7 +110,7 @@ func TestActiveFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := readActive(dir)
-	if err != nil || got.Generation != 1 || got.Streams[0].Release != want.Streams[0].Release {
+	if err != nil || got.Generation != 1 || !got.Streams[0].Release.same(want.Streams[0].Release) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for _, bad := range []string{`{}`, `{"apiVersion":"plimsoll.active.v9","generation":1,"streams":[]}`, `{"apiVersion":"plimsoll.active.v1","generation":1,"streams":[],"x":1}`, ``} {

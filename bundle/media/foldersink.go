@@ -87,13 +87,35 @@ func (s *folderSink) checkFolder() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.ref.path, err)
 	}
+	ours := len(names) == 0
 	for _, name := range names {
-		if name == ocispec.ImageLayoutFile || name == ocispec.ImageBlobsDir || name == ingestDir {
-			return nil
-		}
+		ours = ours || name == ocispec.ImageLayoutFile || name == ocispec.ImageBlobsDir || name == ingestDir
 	}
-	if len(names) > 0 {
+	if !ours {
 		return s.ref.errorf("the folder is neither empty nor an OCI image layout; name a folder of its own for the bundle")
+	}
+	return s.noteFolders()
+}
+
+// noteFolders has the folders synced that are there already: a process that was killed may have left names in them that
+// are not durable, and Has will say that those blobs are there.
+func (s *folderSink) noteFolders() error {
+	blobs, err := s.root.Open(ocispec.ImageBlobsDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.ref.path, err)
+	}
+	entries, err := blobs.ReadDir(-1)
+	if err := errors.Join(err, blobs.Close()); err != nil {
+		return fmt.Errorf("%s: %w", s.ref.path, err)
+	}
+	s.dirs[ocispec.ImageBlobsDir] = struct{}{}
+	for _, e := range entries {
+		if e.IsDir() {
+			s.dirs[ocispec.ImageBlobsDir+"/"+e.Name()] = struct{}{}
+		}
 	}
 	return nil
 }
@@ -148,7 +170,7 @@ func (s *folderSink) Put(ctx context.Context, desc ocispec.Descriptor, r io.Read
 	name := blobPath(desc.Digest)
 	err := s.write(name, desc.Size >= syncNow, func(w io.Writer) error { return CopyBlob(ctx, w, r, desc) })
 	if err != nil {
-		return fmt.Errorf("%s: put blob %s: %w", s.ref.path, desc.Digest, err)
+		return putError(s.ref.path, desc, err)
 	}
 	return nil
 }
@@ -210,7 +232,7 @@ func (s *folderSink) syncAll() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.dirs[ingestDir]; ok {
-		if err := s.root.Remove(ingestDir); err != nil {
+		if err := s.root.RemoveAll(ingestDir); err != nil {
 			return err
 		}
 		delete(s.dirs, ingestDir)

@@ -77,7 +77,7 @@ func (r reference) parseRemote(rest string) (reference, error) {
 	// oras-go drops a tag before a digest without looking at it.
 	name, d, hasDigest := strings.Cut(rest, "@")
 	ref, err := registry.ParseReference(name)
-	if err != nil {
+	if err != nil || strings.HasSuffix(name, ":") {
 		return r, r.errorf("want oci://host/repository:tag or oci://host/repository@sha256:…")
 	}
 	if hasDigest {

@@ -74,11 +74,13 @@ func tarError(r reference, f io.ReaderAt, err error) error {
 			}
 		}
 	}
-	if errors.Is(err, tar.ErrHeader) {
-		return r.errorf("neither a folder nor a readable tar: %v", err)
+	if errors.Is(err, errNoTar) {
+		return r.errorf("%v", err)
 	}
 	return fmt.Errorf("%s: %w", r.path, err)
 }
+
+var errNoTar = errors.New("neither a folder nor a tar")
 
 // scanTar reads all headers of a tar once and gives the places of the files that belong to a layout.
 func scanTar(ctx context.Context, r io.ReaderAt, size int64) (map[string]section, error) {
@@ -94,6 +96,9 @@ func scanTar(ctx context.Context, r io.ReaderAt, size int64) (map[string]section
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			return files, nil
+		}
+		if err != nil && n == 0 {
+			return nil, fmt.Errorf("%w: %w", errNoTar, err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", n, err)

@@ -26,12 +26,14 @@ import (
 type tarSink struct {
 	ref reference
 	tmp string
+	f   *os.File
 
-	mu        sync.Mutex
-	f         *os.File
-	off       int64 // where the next entry goes
+	writing sync.Mutex // held by what appends; it guards the next two
+	off     int64      // where the next entry goes
+	broken  error      // why nothing more can be written
+
+	mu        sync.RWMutex // guards the next two
 	files     map[string]section
-	broken    error // why nothing more can be written
 	committed bool
 }
 
@@ -81,8 +83,8 @@ func removeStale(dir, prefix string) error {
 }
 
 func (s *tarSink) Path() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	if s.committed {
 		return s.ref.path
 	}
@@ -90,8 +92,8 @@ func (s *tarSink) Path() string {
 }
 
 func (s *tarSink) section(name string) (section, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	sec, ok := s.files[name]
 	return sec, ok
 }
@@ -122,10 +124,10 @@ func (s *tarSink) Put(ctx context.Context, desc ocispec.Descriptor, r io.Reader)
 	if err := bundle.CheckDescriptor(desc); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	name := blobPath(desc.Digest)
-	if sec, ok := s.files[name]; ok {
+	if sec, ok := s.section(name); ok {
 		if sec.size != desc.Size {
 			return &bundle.DamagedError{Descriptor: desc, Size: sec.size}
 		}
@@ -133,7 +135,7 @@ func (s *tarSink) Put(ctx context.Context, desc ocispec.Descriptor, r io.Reader)
 	}
 	err := s.append(name, desc.Size, func(w io.Writer) error { return CopyBlob(ctx, w, r, desc) })
 	if err != nil {
-		return fmt.Errorf("%s: put blob %s: %w", s.ref.path, desc.Digest, err)
+		return putError(s.ref.path, desc, err)
 	}
 	return nil
 }
@@ -164,7 +166,9 @@ func (s *tarSink) append(name string, size int64, fill func(io.Writer) error) er
 		return errors.Join(err, s.broken)
 	}
 	s.off = out.off
+	s.mu.Lock()
 	s.files[name] = section{content, size}
+	s.mu.Unlock()
 	return nil
 }
 
@@ -196,8 +200,8 @@ func (s *tarSink) Commit(ctx context.Context, root ocispec.Descriptor, tag strin
 	if err != nil {
 		return fmt.Errorf("commit %s: %w", s.ref.path, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	if err := s.finish(index); err != nil {
 		return fmt.Errorf("commit %s: %w", s.ref.path, err)
 	}
@@ -234,7 +238,9 @@ func (s *tarSink) finish(index []byte) error {
 	if err := os.Rename(s.tmp, s.ref.path); err != nil {
 		return err
 	}
+	s.mu.Lock()
 	s.committed = true
+	s.mu.Unlock()
 	return durable.SyncDir(filepath.Dir(s.ref.path))
 }
 

@@ -3,6 +3,7 @@ package media
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 
@@ -114,4 +115,13 @@ func (c *contextReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.r.Read(p)
+}
+
+// putError says where a Put failed. The error of a damaged blob names the blob itself.
+func putError(place string, desc ocispec.Descriptor, err error) error {
+	var damaged *bundle.DamagedError
+	if errors.As(err, &damaged) {
+		return fmt.Errorf("%s: %w", place, err)
+	}
+	return fmt.Errorf("%s: put blob %s: %w", place, desc.Digest, err)
 }

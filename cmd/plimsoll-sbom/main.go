@@ -51,7 +51,7 @@ Exit codes:
 `
 
 // gcPercent trades time for memory: most of what lives is the index of the layers, which is not worth twice its room.
-const gcPercent = 20
+const gcPercent = 40
 
 type settings struct {
 	source, tempDir string

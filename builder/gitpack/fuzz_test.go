@@ -1,0 +1,80 @@
+package gitpack
+
+import (
+	"bytes"
+	"encoding/hex"
+	"strings"
+	"testing"
+
+	"github.com/plimsoll/plimsoll/bundle"
+)
+
+func FuzzParseTree(f *testing.F) {
+	id := strings.Repeat("\x01", 20)
+	f.Add([]byte("100644 .gitattributes\x00" + id + "40000 charts\x00" + id + "160000 vendor\x00" + id))
+	f.Add([]byte("40000 cut\x00" + id[:19]))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		entries, err := parseTree(data)
+		if err != nil {
+			return
+		}
+		var again bytes.Buffer
+		for _, e := range entries {
+			raw, err := hex.DecodeString(e.oid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again.WriteString(e.mode + " " + e.name + "\x00" + string(raw))
+		}
+		if !bytes.Equal(again.Bytes(), data) {
+			t.Errorf("%q was read as %v", data, entries)
+		}
+	})
+}
+
+// FuzzListing: whatever a source lists, what is chosen from it are refs and object ids that a lock may name.
+func FuzzListing(f *testing.F) {
+	id := strings.Repeat("a", 40)
+	f.Add("ref: refs/heads/main\tHEAD\n"+id+"\tHEAD\n"+id+"\trefs/heads/main\n"+id+"\trefs/tags/v1\n"+id+"\trefs/tags/v1^{}", "*")
+	f.Add(id+"\trefs/heads/../x", "main")
+	f.Add("ref: refs/heads/x y\tHEAD\n"+id+"\trefs/tags/v1", "v?")
+	f.Fuzz(func(t *testing.T, text, pattern string) {
+		if len(text) > 10_000 || len(pattern) > 100 {
+			return
+		}
+		l := &listing{oids: make(map[string]string)}
+		for line := range strings.SplitSeq(text, "\n") {
+			if l.add("source", line) != nil {
+				return
+			}
+		}
+		p := &packer{o: Options{Refs: []string{pattern}}}
+		names, err := p.choose(l)
+		if err != nil {
+			return
+		}
+		head, err := p.chooseHead(l, names)
+		if err != nil || bundle.CheckGitRef(head) != nil {
+			t.Errorf("HEAD %q, %v", head, err)
+		}
+		for _, name := range names {
+			if bundle.CheckGitRef(name) != nil || !sha1Pattern.MatchString(l.oids[name]) || !Match(pattern, name) {
+				t.Errorf("ref %q at %q", name, l.oids[name])
+			}
+		}
+	})
+}
+
+func FuzzAttributes(f *testing.F) {
+	f.Add("*.bin filter=lfs -text\n")
+	f.Add("# filter=lfs\n\"a b\" text\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := hasLFSFilter(strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got && !strings.Contains(text, "filter=lfs") {
+			t.Errorf("%q", text)
+		}
+	})
+}

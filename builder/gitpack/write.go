@@ -1,0 +1,97 @@
+package gitpack
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/internal/progress"
+)
+
+// packConfig and packArgs pin everything that pack-objects would otherwise take from the source's packs, the number of
+// processors, the memory or somebody's configuration.
+func packConfig() []string {
+	return []string{
+		"-c", "core.bigFileThreshold=32m", // blobs beyond it are streamed, here and at the relay
+		"-c", "core.commitGraph=false",
+		"-c", "pack.windowMemory=0",
+		"-c", "pack.deltaCacheSize=64m",
+		"-c", "pack.useBitmaps=false",
+		"-c", "pack.useSparse=false",
+	}
+}
+
+func packArgs() []string {
+	return []string{
+		"pack-objects", "--stdout", "--revs", "--quiet",
+		"--threads=1", "--no-reuse-delta", "--no-reuse-object", "--delta-base-offset",
+		"--window=10", "--depth=50", "--compression=6",
+	}
+}
+
+// writeBundle writes a Git bundle of format v2 (gitformat-bundle(5)): HEAD if its branch is there, so that `git clone`
+// of the file works, then the refs in order, then the pack.
+func (p *packer) writeBundle(ctx context.Context, path string, g bundle.Git) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("git %s: %w", p.o.Source, err)
+	}
+	out := &counter{w: f, report: func(n int64) { p.report(progress.Event{Done: n}) }}
+	buf := bufio.NewWriter(out)
+	writeHeader(buf, g)
+	if err = buf.Flush(); err == nil {
+		err = p.packInto(ctx, out, g)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return p.inSource(ctx, err)
+	}
+	p.report(progress.Event{Done: out.n, Total: out.n, End: true})
+	return nil
+}
+
+// writeHeader leaves errors to the buffer's Flush.
+func writeHeader(w *bufio.Writer, g bundle.Git) {
+	fmt.Fprint(w, "# v2 git bundle\n")
+	for _, ref := range g.Refs {
+		if ref.Name == g.Head {
+			fmt.Fprintf(w, "%s HEAD\n", ref.OID)
+		}
+	}
+	for _, ref := range g.Refs {
+		fmt.Fprintf(w, "%s %s\n", ref.OID, ref.Name)
+	}
+	fmt.Fprint(w, "\n")
+}
+
+func (p *packer) packInto(ctx context.Context, out io.Writer, g bundle.Git) error {
+	cmd := p.git.command(ctx, p.repo, p.git.closed, append(packConfig(), packArgs()...)...)
+	var stderr tail
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(objectLines(g.Refs)), out, &stderr
+	if err := cmd.Start(); err != nil {
+		return &GitError{Command: "pack-objects", Err: err}
+	}
+	return waited(ctx, cmd, "pack-objects", &stderr, nil)
+}
+
+// counter reports bytes as they are written, once per MiB.
+type counter struct {
+	w      io.Writer
+	n      int64
+	told   int64
+	report func(n int64)
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	if c.n-c.told >= 1<<20 {
+		c.told = c.n
+		c.report(c.n)
+	}
+	return n, err
+}
