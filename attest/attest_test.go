@@ -89,8 +89,8 @@ func checkDenials(t *testing.T, root ocispec.Descriptor, denials []denial) {
 			if denied.Reason != c.reason || denied.Subject != root.Digest {
 				t.Errorf("reason %q for %s, want %q for %s", denied.Reason, denied.Subject, c.reason, root.Digest)
 			}
-			if !strings.Contains(err.Error(), c.text) {
-				t.Errorf("text %q does not contain %q", err, c.text)
+			if text := err.Error() + "\n" + strings.Join(denied.Details(), "\n"); !strings.Contains(text, c.text) {
+				t.Errorf("text %q does not contain %q", text, c.text)
 			}
 		})
 	}
@@ -330,7 +330,7 @@ func TestVerifyReleaseReadsABoundedNumber(t *testing.T) {
 	if ev.opened != 2*attest.MaxReferrers {
 		t.Errorf("%d blobs opened, want %d", ev.opened, 2*attest.MaxReferrers)
 	}
-	if text := err.Error(); len(text) > 4096 || !strings.Contains(text, "5 more were not read") {
+	if text := strings.Join(denied.Details(), "\n"); len(text) > 4096 || !strings.Contains(text, "5 more were not read") {
 		t.Errorf("text of %d bytes: %s", len(text), text)
 	}
 }

@@ -54,21 +54,23 @@ type DeniedError struct {
 
 const maxListed = 8 // findings in the text of a DeniedError
 
-// Error says what was wanted and lists what was seen.
-func (e *DeniedError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "verify %s: %s", e.Subject, e.summary())
+// Error says what was wanted and, in short, what was found; Details lists it.
+func (e *DeniedError) Error() string { return fmt.Sprintf("verify %s: %s", e.Subject, e.summary()) }
+
+// Details has a line for each thing that was looked into.
+func (e *DeniedError) Details() []string {
+	var lines []string
 	for i, f := range e.Seen {
 		if i == maxListed {
-			fmt.Fprintf(&b, "; and %d more", len(e.Seen)-i)
+			lines = append(lines, fmt.Sprintf("and %d more", len(e.Seen)-i))
 			break
 		}
-		fmt.Fprintf(&b, "; %s in %s: %s", f.Form, f.Manifest, f.Detail)
+		lines = append(lines, fmt.Sprintf("%s in %s: %s", f.Form, f.Manifest, f.Detail))
 	}
 	if e.Unread > 0 {
-		fmt.Fprintf(&b, "; %d more were not read, the limit is %d", e.Unread, MaxReferrers)
+		lines = append(lines, fmt.Sprintf("%d more were not read, the limit is %d", e.Unread, MaxReferrers))
 	}
-	return b.String()
+	return lines
 }
 
 func (e *DeniedError) summary() string {

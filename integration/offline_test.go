@@ -40,7 +40,7 @@ func TestOffline(t *testing.T) {
 plimsoll-relay serve --data "$1" --listen 127.0.0.1:8443 --site test >"$2/addr" 2>"$2/log" &
 pid=$!
 for i in $(seq 100); do [ -s "$2/addr" ] && break; sleep 0.1; done
-git -c http.sslCAInfo="$1/tls/ca.crt" ls-remote https://127.0.0.1:8443/git/github.com/acme/robot-deployment || { cat "$2/log"; kill $pid; exit 1; }
+GIT_SSL_CAINFO="$1/tls/ca.crt" git ls-remote https://127.0.0.1:8443/git/github.com/acme/robot-deployment || { cat "$2/log"; kill $pid; exit 1; }
 kill $pid; wait $pid`
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("serving offline needs ip (Debian: apt-get install iproute2)")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/plimsoll/plimsoll/attest"
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/bundle/media"
 	"github.com/plimsoll/plimsoll/cmd/internal/cli"
@@ -33,12 +34,11 @@ signature and no other bytes: that is what verify is for.`,
 			if asJSON {
 				return printJSON(cmd, map[string]any{"bundle": b.Root, "lock": b.Lock})
 			}
-			beside, err := src.Referrers(cmd.Context(), b.Root.Digest)
-			if err != nil {
-				return err
+			beside, err := listBeside(cmd.Context(), src, b)
+			if err == nil {
+				printTree(cmd.OutOrStdout(), b, beside)
 			}
-			printTree(cmd.OutOrStdout(), b, beside)
-			return nil
+			return err
 		},
 	}
 	road.register(cmd)
@@ -62,18 +62,21 @@ func openBundle(ctx context.Context, ref string, o media.Options) (media.Source,
 	return nil, nil, err
 }
 
-func printTree(w io.Writer, b *bundle.Bundle, beside []media.Referrer) {
+func printTree(w io.Writer, b *bundle.Bundle, beside []string) {
 	l := b.Lock
 	fmt.Fprintf(w, "%s %s  %s\n  created %s by %s %s\n  %d items, %s\n", l.Name, l.Version, b.Root.Digest,
 		l.Created, l.Builder.Name, l.Builder.Version, len(l.Items), cli.Bytes(l.Bytes))
-	for _, kind := range []bundle.Kind{bundle.KindImage, bundle.KindChart, bundle.KindGit, bundle.KindFile} {
+	for _, group := range []struct {
+		kind  bundle.Kind
+		title string
+	}{{bundle.KindImage, "Images"}, {bundle.KindChart, "Charts"}, {bundle.KindGit, "Git repositories"}, {bundle.KindFile, "Files"}} {
 		first := true
 		for _, it := range l.Items {
-			if it.Kind != kind {
+			if it.Kind != group.kind {
 				continue
 			}
 			if first {
-				fmt.Fprintf(w, "\n%ss\n", strings.ToUpper(string(kind[:1]))+string(kind[1:]))
+				fmt.Fprintf(w, "\n%s\n", group.title)
 				first = false
 			}
 			printItem(w, l, it)
@@ -81,8 +84,8 @@ func printTree(w io.Writer, b *bundle.Bundle, beside []media.Referrer) {
 	}
 	if len(beside) > 0 {
 		fmt.Fprintf(w, "\nBeside the bundle\n")
-		for _, r := range beside {
-			fmt.Fprintf(w, "  %s  %s\n", besideName(r), r.Digest)
+		for _, line := range beside {
+			fmt.Fprintf(w, "  %s\n", line)
 		}
 	}
 }
@@ -122,12 +125,29 @@ func countReferrers(l *bundle.Lock, repository, subject string) int {
 	return n
 }
 
-func besideName(r media.Referrer) string {
-	if r.Tag != "" {
-		return "signature (simple signing)"
+// listBeside says what travels with the bundle and speaks of it: claims, which verify checks.
+func listBeside(ctx context.Context, src media.Source, b *bundle.Bundle) ([]string, error) {
+	referrers, err := src.Referrers(ctx, b.Root.Digest)
+	if err != nil {
+		return nil, err
 	}
-	if r.ArtifactType != "" {
-		return r.ArtifactType
+	lines := make([]string, 0, len(referrers))
+	for _, r := range referrers {
+		what := "signature (simple signing)"
+		if r.Tag == "" {
+			if what, err = attest.PredicateHint(ctx, src, r.Descriptor); err != nil {
+				return nil, err
+			}
+			switch what {
+			case "":
+				what = r.MediaType
+			case attest.PredicateSign:
+				what = "signature (Sigstore bundle)"
+			default:
+				what = "attestation " + what
+			}
+		}
+		lines = append(lines, fmt.Sprintf("%-46s %s", what, r.Digest))
 	}
-	return r.MediaType
+	return lines, nil
 }

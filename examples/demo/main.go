@@ -59,7 +59,7 @@ func run(ctx context.Context, dir, bin string, exit bool) (err error) {
 	}
 	fmt.Printf(`Try it:
   curl --cacert %[2]s https://%[1]s/v2/_catalog
-  git -c http.sslCAInfo=%[2]s clone https://%[1]s/git/github.com/acme/robot-deployment
+  GIT_SSL_CAINFO=%[2]s git clone https://%[1]s/git/github.com/acme/robot-deployment
   %[3]s --data %[4]s status
 Ctrl-C ends it.
 `, d.relay.Addr, d.relay.CAFile, filepath.Join(bin, "plimsoll-relay"), d.path("relay"))

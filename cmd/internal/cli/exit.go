@@ -71,6 +71,7 @@ func Run(ctx context.Context, root *cobra.Command, stderr io.Writer, rules ...Ru
 	if root.Long != "" && !strings.Contains(root.Long, ExitHelp) {
 		root.Long += "\n\n" + ExitHelp
 	}
+	requireSubcommand(root)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return ExitDone
@@ -79,10 +80,33 @@ func Run(ctx context.Context, root *cobra.Command, stderr io.Writer, rules ...Ru
 	for line := range strings.Lines(strings.TrimSuffix(err.Error(), "\n")) {
 		fmt.Fprintf(stderr, "%s: %s\n", root.Name(), strings.TrimSuffix(line, "\n"))
 	}
+	var denied *attest.DeniedError
+	if errors.As(err, &denied) {
+		for _, line := range denied.Details() {
+			fmt.Fprintf(stderr, "    %s\n", line)
+		}
+	}
 	if hint != "" {
 		fmt.Fprintf(stderr, "  → %s\n", hint)
 	}
 	return code
+}
+
+// requireSubcommand makes a command that only groups others show its help, and refuse what it does not know.
+func requireSubcommand(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		requireSubcommand(sub)
+	}
+	if cmd.Runnable() || !cmd.HasSubCommands() {
+		return
+	}
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return Usagef("unknown command %q for %q", args[0], cmd.CommandPath())
+		}
+		return cmd.Help()
+	}
 }
 
 func classify(ctx context.Context, err error, cmd *cobra.Command, rules []Rule) (code int, hint string) {
