@@ -44,6 +44,15 @@ type Options struct {
 // SBOMGenerator makes an SPDX document for one platform manifest whose blobs are in the sink.
 type SBOMGenerator func(ctx context.Context, sink media.Sink, manifest ocispec.Descriptor, subject sbom.Subject) ([]byte, error)
 
+// NoTimeError says that a bundle has no time that does not depend on the clock, which would make each build another one.
+type NoTimeError struct {
+	File string // bundle.yaml
+}
+
+func (e *NoTimeError) Error() string {
+	return e.File + ": metadata.created is not set, SOURCE_DATE_EPOCH is not set, and no Git commit is packed: the bundle has no time"
+}
+
 // Result is a finished bundle.
 type Result struct {
 	Root   ocispec.Descriptor
@@ -67,15 +76,14 @@ func Build(ctx context.Context, sink media.Sink, o Options) (*Result, error) {
 	if a.created.IsZero() {
 		a.created = o.Created
 	}
+	if a.created.IsZero() && len(o.Spec.Spec.Git) == 0 {
+		return nil, &NoTimeError{File: o.Spec.File}
+	}
 	if err := a.collect(ctx); err != nil {
 		return nil, err
 	}
 	if a.created.IsZero() {
 		a.created = a.newestCommit
-	}
-	if a.created.IsZero() {
-		return nil, spec.Position{File: o.Spec.File}.Errorf("metadata.created",
-			"the bundle needs a time that does not depend on the clock: set it here or in SOURCE_DATE_EPOCH, or pack a Git repository")
 	}
 	a.created = a.created.UTC().Truncate(time.Second)
 	if err := a.describe(ctx); err != nil {

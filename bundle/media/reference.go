@@ -53,12 +53,14 @@ func parseReference(text string) (reference, error) {
 	if scheme, _, ok := strings.Cut(text, "://"); ok {
 		return r, r.errorf("%s:// is not known; a registry is oci://host/repository:tag", scheme)
 	}
-	if i := strings.LastIndexByte(rest, '@'); i >= 0 && strings.Contains(rest[i:], ":") && !strings.Contains(rest[i:], "/") {
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
 		d := digest.Digest(rest[i+1:])
-		if err := d.Validate(); err != nil {
+		algorithm, encoded, _ := strings.Cut(rest[i+1:], ":")
+		if err := d.Validate(); err == nil {
+			rest, r.digest = rest[:i], d
+		} else if digest.Algorithm(algorithm).Available() && encoded != "" {
 			return r, r.errorf("%q is not a digest", rest[i+1:])
 		}
-		rest, r.digest = rest[:i], d
 	}
 	if i := strings.LastIndexByte(rest, ':'); i >= 0 && !strings.Contains(rest[i:], "/") {
 		rest, r.tag = rest[:i], rest[i+1:]

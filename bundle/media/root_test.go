@@ -116,6 +116,7 @@ func TestParseReference(t *testing.T) {
 		"out@" + hex:               {path: "out", digest: hex},
 		"out:v1@" + hex:            {path: "out", tag: "v1", digest: hex},
 		"me@home":                  {path: "me@home"},
+		"me@home:v1":               {path: "me@home", tag: "v1"},
 		"me@home/out:v1":           {path: "me@home/out", tag: "v1"},
 		"oci://h/r:v1":             {tag: "v1"},
 		"oci://h:5000/r/s@" + hex:  {digest: hex},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/plimsoll/plimsoll/builder"
 	"github.com/plimsoll/plimsoll/builder/spec"
 	"github.com/plimsoll/plimsoll/cmd/internal/cli"
 )
@@ -39,12 +40,12 @@ A bundle is an OCI artifact. Wherever a command takes one, write
 // explain knows the errors that only the builder makes.
 func explain(err error) (code int, hint string, ok bool) {
 	var list spec.ErrorList
-	var one *spec.Error
+	var noTime *builder.NoTimeError
 	switch {
 	case errors.As(err, &list):
 		return cli.ExitUsage, "the fields are described in docs/bundle.schema.json", true
-	case errors.As(err, &one) && one.Err == nil:
-		return cli.ExitUsage, "", true
+	case errors.As(err, &noTime):
+		return cli.ExitUsage, "set one of the two; a bundle never takes its time from the clock", true
 	}
 	return 0, "", false
 }

@@ -2,6 +2,7 @@ package gitmirror
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -293,31 +294,35 @@ func (q *quarantine) missing(ctx context.Context, dir string, oids []string) ([]
 }
 
 // spool writes the layer's pack into a file: index-pack sees junk behind a pack only in a file.
-func (q *quarantine) spool(layer Layer, br *bufio.Reader) (pack *os.File, size int64, err error) {
-	pack, err = os.CreateTemp(q.root, "layer-")
+func (q *quarantine) spool(layer Layer, br *bufio.Reader) (*os.File, int64, error) {
+	pack, err := os.CreateTemp(q.root, "layer-")
 	if err != nil {
 		return nil, 0, fmt.Errorf("git %s: %w", q.name, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, pack.Close(), os.Remove(pack.Name()))
-		}
-	}()
-	head, err := br.Peek(packHeaderSize)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, 0, fmt.Errorf("git %s: layer %s: %w", q.name, layer.Name, err)
-	}
-	head = append([]byte(nil), head...)
-	if size, err = io.Copy(pack, br); err != nil {
-		return nil, 0, fmt.Errorf("git %s: layer %s: %w", q.name, layer.Name, err)
-	}
-	if err := checkPackHeader(head, size); err != nil {
-		return nil, 0, q.damaged(layer, err)
-	}
-	if _, err := pack.Seek(0, io.SeekStart); err != nil {
-		return nil, 0, fmt.Errorf("git %s: %w", q.name, err)
+	size, err := q.fill(pack, layer, br)
+	if err != nil {
+		return nil, 0, errors.Join(err, pack.Close(), os.Remove(pack.Name()))
 	}
 	return pack, size, nil
+}
+
+func (q *quarantine) fill(pack *os.File, layer Layer, br *bufio.Reader) (int64, error) {
+	head, err := br.Peek(packHeaderSize)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, fmt.Errorf("git %s: layer %s: %w", q.name, layer.Name, err)
+	}
+	head = bytes.Clone(head) // the copy takes br's buffer
+	size, err := io.Copy(pack, br)
+	if err != nil {
+		return 0, fmt.Errorf("git %s: layer %s: %w", q.name, layer.Name, err)
+	}
+	if err := checkPackHeader(head, size); err != nil {
+		return 0, q.damaged(layer, err)
+	}
+	if _, err := pack.Seek(0, io.SeekStart); err != nil {
+		return 0, fmt.Errorf("git %s: %w", q.name, err)
+	}
+	return size, nil
 }
 
 // index lets git check the pack: checksums, every object by fsck, and that every object which one of them leads to is
