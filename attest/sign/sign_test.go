@@ -124,7 +124,7 @@ func TestLoadSignerRefuses(t *testing.T) {
 		"RSA":             pkcs8(t, rsaKey),
 		"not PKCS#8":      pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}),
 		"not JSON":        encrypted("{", "["),
-		"costly scrypt":   encrypted(`"N":65536`, `"N":1073741824`),
+		"costly scrypt":   encrypted(`"N":32768`, `"N":1073741824`),
 		"another cipher":  encrypted("nacl/secretbox", "aes"),
 		"too long a file": bytes.Repeat([]byte("x"), sign.MaxPrivateKey+1),
 	} {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -154,6 +155,8 @@ func loadSigner(path string) (*sign.Signer, error) {
 		}
 	}
 	signer, err := sign.LoadSigner(data, password)
+	// Deriving the key from the password took 32 MiB or more; the build needs little beside.
+	debug.FreeOSMemory()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -1,0 +1,80 @@
+package gitmirror
+
+import (
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/plimsoll/plimsoll/bundle"
+)
+
+func routes(t testing.TB, paths ...string) *Generation {
+	t.Helper()
+	var repos []Repository
+	for _, p := range paths {
+		repos = append(repos, Repository{Path: p, Git: bundle.Git{Head: "refs/heads/main",
+			Refs: []bundle.GitRef{{Name: "refs/heads/main", OID: strings.Repeat("a", 40)}}}})
+	}
+	g, err := NewGeneration(1, repos)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func TestRoute(t *testing.T) {
+	g := routes(t, "github.com/acme/robot", "github.com/git/git", "gitlab.example.com/a/b/c", "git.local:3000/acme/robot", "github.com/Acme/Robot")
+	for _, tc := range []struct {
+		host, path string
+		want       string // path of the repository, empty when there is none
+		endpoint   endpoint
+	}{
+		{"relay", "/git/github.com/acme/robot/info/refs", "github.com/acme/robot", endpointRefs},
+		{"relay", "/git/github.com/acme/robot.git/info/refs", "github.com/acme/robot", endpointRefs},
+		{"relay:8443", "/github.com/acme/robot.git/git-upload-pack", "github.com/acme/robot", endpointUploadPack},
+		{"relay", "/github.com/acme/robot/git-receive-pack", "github.com/acme/robot", endpointReceivePack},
+		{"github.com", "/acme/robot/info/refs", "github.com/acme/robot", endpointRefs},
+		{"github.com:443", "/acme/robot.git/info/refs", "github.com/acme/robot", endpointRefs},
+		{"GitHub.com.", "/acme/robot.git", "github.com/acme/robot", endpointNone},
+		{"github.com", "/git/git/info/refs", "github.com/git/git", endpointRefs},
+		{"github.com", "/git/github.com/acme/robot/info/refs", "github.com/acme/robot", endpointRefs},
+		{"relay", "/git/GITHUB.com/Acme/Robot/info/refs", "github.com/Acme/Robot", endpointRefs},
+		{"relay", "/git/github.com/ACME/robot/info/refs", "", endpointRefs},
+		{"git.local:3000", "/acme/robot/info/refs", "git.local:3000/acme/robot", endpointRefs},
+		{"relay", "/git/git.local:3000/acme/robot/info/refs", "git.local:3000/acme/robot", endpointRefs},
+		{"git.local", "/acme/robot/info/refs", "", endpointRefs},
+		{"relay", "/gitlab.example.com/a/b/c/info/refs", "gitlab.example.com/a/b/c", endpointRefs},
+		{"relay", "/gitlab.example.com/a/b/info/refs", "", endpointRefs},
+		{"relay", "/acme/robot/info/refs", "", endpointRefs},
+		{"", "/acme/robot/info/refs", "", endpointRefs},
+		{"relay", "/github.com/acme/robot.git/HEAD", "github.com/acme/robot", endpointFiles},
+		{"relay", "/github.com/acme/robot/objects/info/packs", "github.com/acme/robot", endpointFiles},
+		{"relay", "/github.com/acme/robot.git.git/info/refs", "", endpointRefs},
+		{"relay", "/github.com/acme/robot/", "github.com/acme/robot", endpointNone},
+		{"relay", "/github.com/acme/../acme/robot/info/refs", "", endpointRefs},
+		{"relay", "//github.com/acme/robot/info/refs", "", endpointRefs},
+		{"relay", "github.com/acme/robot/info/refs", "", endpointNone},
+		{"relay", "", "", endpointNone},
+		{"relay", "/" + strings.Repeat("x/", 2000), "", endpointNone},
+		{"github.com/acme", "/robot/info/refs", "github.com/acme/robot", endpointRefs}, // net/http refuses such a host
+	} {
+		repo, e, ok := g.route(tc.host, tc.path)
+		if repo.Path != tc.want || ok != (tc.want != "") || e != tc.endpoint {
+			t.Errorf("host %q, path %.80q: %q, %d, want %q, %d", tc.host, tc.path, repo.Path, e, tc.want, tc.endpoint)
+		}
+		if found, ok := g.Lookup(tc.host, tc.path); ok != (tc.want != "") || found.Path != tc.want {
+			t.Errorf("Lookup(%q, %.80q) = %q", tc.host, tc.path, found.Path)
+		}
+	}
+}
+
+func TestIsRequest(t *testing.T) {
+	for path, want := range map[string]bool{
+		"/git/x": true, "/a/b/info/refs": true, "/a/b/git-upload-pack": true, "/a/b/git-receive-pack": true,
+		"/": false, "/v2/": false, "/v2/acme/robot/manifests/latest": false, "/gitx": false, "/a/b": false,
+	} {
+		if got := IsRequest(httptest.NewRequest("GET", path, nil)); got != want {
+			t.Errorf("%s: %v", path, got)
+		}
+	}
+}
