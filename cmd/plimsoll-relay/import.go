@@ -49,7 +49,7 @@ func registerProgress(cmd *cobra.Command, mode *string) {
 
 func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
 	ctx := cmd.Context()
-	draw, err := cli.NewProgress(f.progress, os.Stderr, cli.IsTerminal(os.Stderr))
+	draw, err := cli.NewProgress(f.progress, os.Stderr, cli.CanDraw(os.Stderr))
 	if err != nil {
 		return err
 	}

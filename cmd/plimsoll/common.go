@@ -35,7 +35,7 @@ func (f *progressFlag) register(cmd *cobra.Command) {
 }
 
 func (f *progressFlag) open() (cli.Progress, error) {
-	return cli.NewProgress(f.mode, os.Stderr, cli.IsTerminal(os.Stderr))
+	return cli.NewProgress(f.mode, os.Stderr, cli.CanDraw(os.Stderr))
 }
 
 func printJSON(cmd *cobra.Command, v any) error {

@@ -24,6 +24,12 @@ type Progress struct {
 // IsTerminal reports whether a person looks at f.
 func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
+// CanDraw reports whether bars can be drawn on f: a terminal that knows its size.
+func CanDraw(f *os.File) bool {
+	width, height, err := term.GetSize(int(f.Fd()))
+	return err == nil && width > 0 && height > 0
+}
+
 // NewProgress chooses how: "auto" draws bars on a terminal and plain lines elsewhere, "bars", "plain", "json" and "none"
 // say it.
 func NewProgress(mode string, w io.Writer, terminal bool) (Progress, error) {
