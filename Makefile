@@ -3,7 +3,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test check race lint fuzz e2e bench clean
+.PHONY: build demo test check race lint vuln fuzz e2e bench clean
 
 build: ## the three programs, into bin/
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -17,13 +17,18 @@ demo: build ## the main job, end to end, on this machine
 test: build ## unit, script and integration tests
 	$(GO) test ./...
 
-check: lint race ## what a change must pass
+check: lint vuln race ## what a change must pass
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags e2e ./integration
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.6.1 ./...
+
+vuln: ## known vulnerabilities, where the database can be reached
+	@if curl -sfo /dev/null --max-time 10 https://vuln.go.dev/index/db.json; then \
+		$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.1.4 ./...; \
+	else echo 'govulncheck: its database cannot be reached from here, left out'; fi
 
 race: build
 	CGO_ENABLED=1 $(GO) test -race ./...

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,7 +20,9 @@ func TestRealCosignVerifiesFromRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := filepath.Join(t.TempDir(), "trusted_root.json")
-	writeFile(t, root, emptyTrustedRoot)
+	if err := os.WriteFile(root, []byte(emptyTrustedRoot), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	image := s.relay.Addr + "/" + app + ":v1.5.4"
 	_, index, err := s.relay.PullImage(t.Context(), app+":v1.5.4", linux("amd64"))
 	if err != nil {

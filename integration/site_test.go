@@ -191,10 +191,3 @@ func (s *site) follow(generation int) {
 		s.t.Fatalf("%v\n%s", err, s.log.String())
 	}
 }
-
-func writeFile(t *testing.T, path, content string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}

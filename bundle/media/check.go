@@ -56,17 +56,12 @@ func Check(ctx context.Context, src Source, b *bundle.Bundle, o CheckOptions) (b
 }
 
 func checkBlob(ctx context.Context, src Source, n bundle.Node) error {
-	rc, err := src.Open(ctx, n.Descriptor)
+	rc, err := Resume(ctx, src, n.Descriptor)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &bundle.MissingError{Item: n.Item, Descriptor: n.Descriptor, Err: err}
+		err = &bundle.MissingError{Descriptor: n.Descriptor, Err: err}
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = errors.Join(CopyBlob(ctx, io.Discard, rc, n.Descriptor), rc.Close())
 	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{NewVerifyReader(rc, n.Descriptor)}, make([]byte, copyBuffer))
-	var damaged *bundle.DamagedError
-	if errors.As(err, &damaged) {
-		damaged.Item = n.Item
-	}
-	return errors.Join(err, rc.Close())
+	return inItem(ctx, n.Item, err)
 }

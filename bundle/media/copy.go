@@ -168,7 +168,7 @@ func (c *copier) copy(ctx context.Context, j job) error {
 	for {
 		err := c.put(ctx, j)
 		if attempts--; err == nil || attempts == 0 || final(ctx, err) {
-			return c.inItem(j, err)
+			return inItem(ctx, j.Item, err)
 		}
 	}
 }
@@ -201,19 +201,22 @@ func (c *copier) open(ctx context.Context, j job) (io.ReadCloser, error) {
 
 // inItem says in the error to which item the blob belongs. The two errors that have a field for it get it; their text may
 // be part of another one's already.
-func (c *copier) inItem(j job, err error) error {
-	if err == nil || j.Item == "" {
+//
+// When ctx is done the error is left alone: net/http returns the cause of a cancellation, which in a group is the error
+// value of another worker, about another item.
+func inItem(ctx context.Context, item string, err error) error {
+	if err == nil || item == "" || ctx.Err() != nil {
 		return err
 	}
 	var missing *bundle.MissingError
 	var damaged *bundle.DamagedError
 	if errors.As(err, &missing) {
-		missing.Item = j.Item
+		missing.Item = item
 	}
 	if errors.As(err, &damaged) {
-		damaged.Item = j.Item
+		damaged.Item = item
 	}
-	if prefix := "item " + j.Item + ": "; !strings.HasPrefix(err.Error(), prefix) {
+	if prefix := "item " + item + ": "; !strings.HasPrefix(err.Error(), prefix) {
 		return fmt.Errorf("%s%w", prefix, err)
 	}
 	return err

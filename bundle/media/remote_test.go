@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -32,6 +33,7 @@ import (
 // proxyTo passes requests to a registry as if they had come to it.
 func proxyTo(host string) http.Handler {
 	return &httputil.ReverseProxy{
+		ErrorLog: log.New(io.Discard, "", 0), // clients that stop reading are part of the tests
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: host})
 			r.Out.Host = r.In.Host // uploads answer with an address that is made of it
@@ -184,7 +186,10 @@ func TestLyingRegistry(t *testing.T) {
 		err := carry(t.Context(), t, "oci://"+lying+"/app:"+b.Tag, to)
 		var damaged *bundle.DamagedError
 		if !errors.As(err, &damaged) || damaged.Descriptor.Digest != tt.about.Digest {
-			t.Errorf("%s: %v, want a DamagedError of %s", name, err, tt.about.Digest)
+			t.Fatalf("%s: %v, want a DamagedError of %s", name, err, tt.about.Digest)
+		}
+		if tt.about.Digest == big.Digest && (damaged.Item != "robot-app" || !strings.HasPrefix(err.Error(), "item robot-app: ")) {
+			t.Errorf("%s: item %q in %v", name, damaged.Item, err)
 		}
 		if has := must(sink(t, to, Options{}).Has(t.Context(), tt.about))(t); has {
 			t.Errorf("%s: it was kept", name)
@@ -247,8 +252,9 @@ func TestRemoteErrors(t *testing.T) {
 
 func TestTLSAndCAFile(t *testing.T) {
 	b, _, host := published(t)
-	s := httptest.NewTLSServer(proxyTo(host))
-	s.Config.ErrorLog = nil
+	s := httptest.NewUnstartedServer(proxyTo(host))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
 	t.Cleanup(s.Close)
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {

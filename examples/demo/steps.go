@@ -229,7 +229,7 @@ func (d *demo) chartVersion(version string) (string, error) {
 			return strings.Trim(strings.TrimSpace(v), `"`), nil
 		}
 	}
-	return "", fmt.Errorf("Chart.yaml of %s: no version", version)
+	return "", fmt.Errorf("chart of %s: Chart.yaml has no version", version)
 }
 
 func (d *demo) git(ctx context.Context, version string) error {

@@ -27,6 +27,9 @@ const (
 	minGitMinor = 31
 )
 
+// versionTimeout ends an Open that was given something other than git.
+const versionTimeout = 30 * time.Second
+
 var gitVersion = regexp.MustCompile(`^git version ([0-9]{1,4})\.([0-9]{1,4})`)
 
 func newGitTool(git, home string) (gitTool, error) {
@@ -63,7 +66,9 @@ func newGitTool(git, home string) (gitTool, error) {
 		"core.bigFileThreshold", "32m", // blobs beyond it are streamed, not loaded
 		"pack.windowMemory", "64m",
 	)...)
-	out, err := t.command(context.Background(), "/", "version").Output()
+	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
+	defer cancel()
+	out, err := t.command(ctx, "/", "version").Output()
 	if err != nil {
 		return gitTool{}, fmt.Errorf("%s version: %w", path, err)
 	}

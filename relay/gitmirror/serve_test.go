@@ -185,8 +185,12 @@ func stuckGit(t *testing.T) (path string, started func() (pid string)) {
 	if out, err := exec.Command("mkfifo", fifo).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	git, err := exec.LookPath("git") // by its path: the mirror puts the folder of its git first
+	if err != nil {
+		t.Fatal(err)
+	}
 	path = filepath.Join(dir, "git")
-	script := "#!/bin/sh\nif [ \"$1\" != upload-pack ]; then exec git \"$@\"; fi\nsleep 1000 &\necho $! > " + fifo + "\nwait\n"
+	script := "#!/bin/sh\nif [ \"$1\" != upload-pack ]; then exec " + git + " \"$@\"; fi\nsleep 1000 &\necho $! > " + fifo + "\nwait\n"
 	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +246,7 @@ func TestServeKillsOnDisconnect(t *testing.T) {
 	}
 }
 
-// waitGone reads the process's memory map until the kernel has none: it has ended.
+// waitGone looks at a process that is no child of ours, so that nothing else tells of its end, until it has ended.
 func waitGone(t *testing.T, pid string) {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
