@@ -299,10 +299,12 @@ func TestTarSinkIsReadableWhileItGrows(t *testing.T) {
 	s := sink(t, filepath.Join(t.TempDir(), "out.tar"), Options{})
 	blob := blobOf("a layer for the SBOM generator")
 	broken := errors.New("the cable")
-	for range 2 {
-		if err := s.Put(t.Context(), blob.Descriptor, io.MultiReader(strings.NewReader("a lay"), &failing{broken})); !errors.Is(err, broken) {
-			t.Fatal(err)
-		}
+	long := blobOf(strings.Repeat("long", 1<<18))
+	if err := s.Put(t.Context(), long.Descriptor, io.MultiReader(bytes.NewReader(long.Data[1:]), &failing{broken})); !errors.Is(err, broken) {
+		t.Fatal(err)
+	}
+	if fi := must(os.Stat(s.Path()))(t); fi.Size() != 0 {
+		t.Errorf("a failed Put left %d bytes", fi.Size())
 	}
 	if err := s.Put(t.Context(), blob.Descriptor, bytes.NewReader(blob.Data)); err != nil {
 		t.Fatal(err)

@@ -43,6 +43,23 @@ func FuzzHeader(f *testing.F) {
 	})
 }
 
+func TestPackHeader(t *testing.T) {
+	head := func(count byte) []byte { return []byte{'P', 'A', 'C', 'K', 0, 0, 0, 2, 0, 0, 0, count} }
+	for _, tc := range []struct {
+		head []byte
+		size int64
+		ok   bool
+	}{
+		{head(0), 32, true}, {head(1), 41, true}, {head(2), 49, false}, {head(2), 50, true}, {head(0), 31, false},
+		{[]byte{'P', 'A', 'C', 'K', 0, 0, 0, 2, 255, 255, 255, 255}, 1 << 30, false},
+		{[]byte{'P', 'A', 'C', 'K', 0, 0, 0, 3, 0, 0, 0, 0}, 32, false}, {head(0)[:11], 32, false}, {nil, 0, false},
+	} {
+		if err := checkPackHeader(tc.head, tc.size); (err == nil) != tc.ok {
+			t.Errorf("%q in %d bytes: %v", tc.head, tc.size, err)
+		}
+	}
+}
+
 // FuzzRoute: whatever a client sends as host and path, it reaches a repository only by that repository's own name.
 func FuzzRoute(f *testing.F) {
 	g := routes(f, "github.com/acme/robot", "git.local:3000/a/b")

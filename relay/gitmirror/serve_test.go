@@ -94,6 +94,20 @@ func TestServeAnswers(t *testing.T) {
 	}
 }
 
+// TestServeAdvertisement: version 2 has no service line (gitprotocol-v2(5)), which the git CLI would let pass.
+func TestServeAdvertisement(t *testing.T) {
+	_, _, site := newSite(t, Options{})
+	for protocol, want := range map[string]string{
+		"": pkt("# service=git-upload-pack\n") + "0000", "version=1": pkt("# service=git-upload-pack\n") + "0000" + pkt("version 1\n"),
+		"version=2": pkt("version 2\n"),
+	} {
+		_, text := site.do(t, "GET", "/git/"+place+"/info/refs?service=git-upload-pack", http.Header{"Git-Protocol": {protocol}}, nil)
+		if !strings.HasPrefix(text, want) || !strings.HasSuffix(text, "0000") {
+			t.Errorf("%q: %q", protocol, text)
+		}
+	}
+}
+
 func TestServeProtocolVersion(t *testing.T) {
 	for _, tc := range []struct {
 		values   []string
