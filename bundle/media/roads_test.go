@@ -154,6 +154,10 @@ func TestCopyAlongEveryRoad(t *testing.T) {
 	if !bytes.Equal(one, other) {
 		t.Errorf("index.json by two roads:\n%s\n%s", one, other)
 	}
+	entries := must(parseIndexFile(one))(t)
+	if len(entries) != 3 || entries[0].ArtifactType != bundle.ArtifactTypeBundle || entries[1].ArtifactType != "application/vnd.dev.sigstore.bundle.v0.3+json" {
+		t.Errorf("index.json: %+v", entries)
+	}
 	if names := dirNames(t, dir+"/folder"); !slices.Equal(names, []string{"blobs", "index.json", "oci-layout"}) {
 		t.Errorf("the folder has %q", names)
 	}

@@ -21,12 +21,12 @@ const place = "github.com/acme/robot-deployment"
 
 // sandbox runs git as a client would, in a home of its own.
 type sandbox struct {
-	t    *testing.T
+	t    testing.TB
 	home string
 	tick atomic.Int64
 }
 
-func newSandbox(t *testing.T) *sandbox {
+func newSandbox(t testing.TB) *sandbox {
 	t.Helper()
 	s := &sandbox{t: t, home: t.TempDir()}
 	s.write(s.home, ".gitconfig", "[user]\n\tname = Robot\n\temail = robot@example.com\n[init]\n\tdefaultBranch = main\n"+
@@ -139,7 +139,7 @@ func layersOf(data ...[]byte) []Layer {
 	return layers
 }
 
-func open(t *testing.T, dir string, o Options) *Mirror {
+func open(t testing.TB, dir string, o Options) *Mirror {
 	t.Helper()
 	m, err := Open(dir, o)
 	if err != nil {
@@ -148,14 +148,14 @@ func open(t *testing.T, dir string, o Options) *Mirror {
 	return m
 }
 
-func admit(t *testing.T, m *Mirror, g bundle.Git, data ...[]byte) {
+func admit(t testing.TB, m *Mirror, g bundle.Git, data ...[]byte) {
 	t.Helper()
 	if err := m.Admit(context.Background(), place, g, layersOf(data...)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func prepare(t *testing.T, m *Mirror, n uint64, g bundle.Git) *Generation {
+func prepare(t testing.TB, m *Mirror, n uint64, g bundle.Git) *Generation {
 	t.Helper()
 	gen, err := m.Prepare(context.Background(), n, []Repository{{Path: place, Git: g}})
 	if err != nil {
@@ -171,7 +171,7 @@ type site struct {
 	server *httptest.Server
 }
 
-func serve(t *testing.T, m *Mirror, g *Generation) *site {
+func serve(t testing.TB, m *Mirror, g *Generation) *site {
 	t.Helper()
 	s := &site{m: m}
 	s.active.Store(g)
