@@ -65,6 +65,9 @@ func (a *assembly) addRemoteChart(ctx context.Context, c spec.Chart) error {
 	if err != nil {
 		return err
 	}
+	if bundle.IsIndex(desc.MediaType) {
+		return fmt.Errorf("%s is an index, not a chart", c.Ref)
+	}
 	it := bundle.Item{
 		Name: c.Repository + "@" + desc.Digest.Encoded()[:16], Kind: bundle.KindChart, Source: c.Ref, Descriptor: desc, Repository: c.Repository,
 	}

@@ -101,7 +101,7 @@ type assembly struct {
 	items        []bundle.Item
 	referrers    []bundle.Item          // go behind all other items
 	entries      [][]ocispec.Descriptor // of items; referrers have one each, their own
-	sparse       []ocispec.Descriptor   // raw upstream indexes, as layers of the lock artifact
+	indexes      []ocispec.Descriptor   // raw upstream indexes, as layers of the lock artifact
 	images       []*image
 	newestCommit time.Time
 
@@ -204,7 +204,7 @@ func (a *assembly) putLock(ctx context.Context, lock *bundle.Lock) (ocispec.Desc
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return a.putArtifact(ctx, bundle.ArtifactTypeLock, nil, append([]ocispec.Descriptor{layer}, a.sparse...), nil)
+	return a.putArtifact(ctx, bundle.ArtifactTypeLock, nil, append([]ocispec.Descriptor{layer}, a.indexes...), nil)
 }
 
 func entry(d ocispec.Descriptor, item string) ocispec.Descriptor {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/bundle/media"
 	"github.com/plimsoll/plimsoll/internal/progress"
 )
 
@@ -69,7 +70,7 @@ func (a *assembly) copyBlob(ctx context.Context, from bundle.Fetcher, desc ocisp
 		m.add(desc.Size)
 		return nil
 	}
-	rc, err := from.Open(ctx, desc)
+	rc, err := media.Resume(ctx, from, desc)
 	if err != nil {
 		return fmt.Errorf("blob %s: %w", desc.Digest, err)
 	}

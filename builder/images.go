@@ -67,8 +67,8 @@ func (a *assembly) addImage(ctx context.Context, im spec.Image) error {
 	if im.Tag != "" {
 		it.Tags = []string{im.Tag}
 	}
-	roots := []ocispec.Descriptor{desc}
-	if bundle.IsIndex(desc.MediaType) {
+	roots, index := []ocispec.Descriptor{desc}, bundle.IsIndex(desc.MediaType)
+	if index {
 		if roots, err = a.selectPlatforms(packed, &it, raw, im.Platforms); err != nil {
 			return err
 		}
@@ -78,8 +78,8 @@ func (a *assembly) addImage(ctx context.Context, im spec.Image) error {
 	if it.Bytes, err = a.copyGraph(ctx, itemName, repo, roots...); err != nil {
 		return inItem(itemName, err)
 	}
-	if it.Sparse {
-		if err := a.putSparseIndex(ctx, desc, raw); err != nil {
+	if index {
+		if err := a.putIndex(ctx, desc, raw); err != nil {
 			return inItem(itemName, err)
 		}
 		it.Bytes += desc.Size
@@ -89,7 +89,8 @@ func (a *assembly) addImage(ctx context.Context, im spec.Image) error {
 	return a.carryReferrers(ctx, repo, packed)
 }
 
-// selectPlatforms chooses the manifests of an index that travel. The index itself never changes.
+// selectPlatforms chooses the manifests of an index that travel, and lists them in the lock as the bundle index lists
+// them. The index itself never changes: it travels as a layer of the lock.
 func (a *assembly) selectPlatforms(packed *image, it *bundle.Item, raw []byte, wanted []string) ([]ocispec.Descriptor, error) {
 	var index ocispec.Index
 	if err := strictjson.Unmarshal(raw, &index); err != nil {
@@ -101,6 +102,9 @@ func (a *assembly) selectPlatforms(packed *image, it *bundle.Item, raw []byte, w
 	found := make(map[string]bool)
 	chosen := make(map[string]bool) // digests
 	for _, m := range index.Manifests {
+		if bundle.IsIndex(m.MediaType) {
+			return nil, fmt.Errorf("index %s: %s is an index itself; only indexes of image manifests can be carried", it.Descriptor.Digest, m.Digest)
+		}
 		if m.Annotations[dockerReferenceType] != "" {
 			continue
 		}
@@ -129,10 +133,6 @@ func (a *assembly) selectPlatforms(packed *image, it *bundle.Item, raw []byte, w
 		it.Platforms = append(it.Platforms, bundle.Platform{Platform: m.platform, Digest: m.Digest})
 	}
 	it.Sparse = len(carried) < len(index.Manifests)
-	if !it.Sparse {
-		return []ocispec.Descriptor{it.Descriptor}, nil
-	}
-	// The lock lists all that the bundle index lists for this item.
 	for _, m := range packed.attestation {
 		it.Platforms = append(it.Platforms, bundle.Platform{Platform: "unknown", Digest: m.Digest})
 	}
@@ -174,13 +174,13 @@ func platformString(p *ocispec.Platform) string {
 	return s
 }
 
-func (a *assembly) putSparseIndex(ctx context.Context, desc ocispec.Descriptor, raw []byte) error {
-	layer := ocispec.Descriptor{MediaType: bundle.MediaTypeSparseIndex, Digest: desc.Digest, Size: desc.Size}
-	if slices.ContainsFunc(a.sparse, func(d ocispec.Descriptor) bool { return d.Digest == desc.Digest }) {
+func (a *assembly) putIndex(ctx context.Context, desc ocispec.Descriptor, raw []byte) error {
+	layer := ocispec.Descriptor{MediaType: bundle.MediaTypeIndexLayer, Digest: desc.Digest, Size: desc.Size}
+	if slices.ContainsFunc(a.indexes, func(d ocispec.Descriptor) bool { return d.Digest == desc.Digest }) {
 		return nil
 	}
 	a.count(layer)
-	a.sparse = append(a.sparse, layer)
+	a.indexes = append(a.indexes, layer)
 	return a.putBytes(ctx, layer, raw)
 }
 
@@ -205,6 +205,9 @@ func (a *assembly) carryReferrers(ctx context.Context, repo *origin.Repository, 
 			return inItem(packed.item, err)
 		}
 		for _, ref := range referrers {
+			if bundle.IsIndex(ref.MediaType) {
+				return inItem(packed.item, fmt.Errorf("%s refers to %s and is an index; only manifests that refer to others can be carried", ref.Digest, subject))
+			}
 			n, err := a.copyGraph(ctx, packed.item, repo, ref.Descriptor)
 			if err != nil {
 				return inItem(packed.item, err)

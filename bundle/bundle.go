@@ -24,9 +24,9 @@ const (
 	MediaTypeGitLayer  = "application/vnd.plimsoll.git.layer.v1" // one `git bundle` file, format v2 or v3
 	MediaTypeFileLayer = "application/octet-stream"
 
-	// MediaTypeSparseIndex is a further layer of the lock artifact: the raw bytes of an upstream index of which only
-	// some platforms are carried. As a plain layer it passes registries that refuse an index with absent children.
-	MediaTypeSparseIndex = "application/vnd.plimsoll.sparse-index.v1+json"
+	// MediaTypeIndexLayer is a further layer of the lock artifact: the raw bytes of an image index. As a plain layer it
+	// passes tools that cannot copy an index in an index, and registries that refuse one with absent children.
+	MediaTypeIndexLayer = "application/vnd.plimsoll.image-index.v1+json"
 )
 
 // AnnotationItem is the annotation of a descriptor in the bundle index: the item's name in the lock.
@@ -40,7 +40,7 @@ const (
 	MaxManifest = 4 << 20  // bytes of an index or a manifest
 	MaxLock     = 64 << 20 // bytes
 	MaxItems    = 65_536   //
-	MaxDepth    = 4        // of indexes in indexes, below the bundle index
+	MaxDepth    = 1        // of indexes in indexes: manifests are the children of the bundle index
 	MaxName     = 255      // bytes of a name
 	MaxPath     = 1024     // bytes of a path
 	MaxGitRefs  = 65_536   // per repository

@@ -61,9 +61,9 @@ func (m memory) index(t *testing.T, children ...ocispec.Descriptor) ocispec.Desc
 // sample is a bundle with a whole image, a sparse image and a Git repository.
 type sample struct {
 	memory
-	lock   *Lock
-	index  *ocispec.Index
-	sparse []ocispec.Descriptor
+	lock    *Lock
+	index   *ocispec.Index
+	indexes []ocispec.Descriptor // layers of the lock
 }
 
 func newSample(t *testing.T) *sample {
@@ -73,11 +73,13 @@ func newSample(t *testing.T) *sample {
 	arm := m.manifest(t, "", m.put("application/vnd.oci.image.layer.v1.tar+gzip", []byte("layer arm64")))
 	whole := m.index(t, amd, arm)
 	partial := m.index(t, arm, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("absent"), Size: 6})
-	raw := partial
-	raw.MediaType = MediaTypeSparseIndex
+	layer := func(index ocispec.Descriptor) ocispec.Descriptor {
+		index.MediaType = MediaTypeIndexLayer
+		return index
+	}
 	git := m.manifest(t, ArtifactTypeGit, m.put(MediaTypeGitLayer, []byte("# v2 git bundle\n")))
 	oid := strings.Repeat("a", 40)
-	s := &sample{memory: m, sparse: []ocispec.Descriptor{raw}}
+	s := &sample{memory: m, indexes: []ocispec.Descriptor{layer(whole), layer(partial)}}
 	s.lock = &Lock{
 		APIVersion: LockVersion, Name: "robot-stack", Version: "v1.5.4", Created: "2026-11-21T06:00:00Z",
 		Builder: Tool{"plimsoll", "test"}, Spec: digest.FromString("spec"),
@@ -97,7 +99,7 @@ func newSample(t *testing.T) *sample {
 	s.index = &ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, ArtifactType: ArtifactTypeBundle,
 		Manifests: []ocispec.Descriptor{
-			{}, entry(whole, "ghcr.io/acme/app:v1"), entry(arm, "ghcr.io/acme/tool:v2"), entry(git, "github.com/acme/deploy"),
+			{}, entry(amd, "ghcr.io/acme/app:v1"), entry(arm, "ghcr.io/acme/app:v1"), entry(arm, "ghcr.io/acme/tool:v2"), entry(git, "github.com/acme/deploy"),
 		},
 	}
 	return s
@@ -106,7 +108,7 @@ func newSample(t *testing.T) *sample {
 // root writes lock and index and gives the descriptor of the bundle.
 func (s *sample) root(t *testing.T) ocispec.Descriptor {
 	t.Helper()
-	layers := append([]ocispec.Descriptor{s.putJSON(t, MediaTypeLock, s.lock)}, s.sparse...)
+	layers := append([]ocispec.Descriptor{s.putJSON(t, MediaTypeLock, s.lock)}, s.indexes...)
 	lock := s.manifest(t, ArtifactTypeLock, layers...)
 	lock.Annotations = map[string]string{AnnotationItem: ItemLock}
 	s.index.Manifests[0] = lock
@@ -153,7 +155,7 @@ func TestLoadAndWalk(t *testing.T) {
 	if got := b.Entries(s.lock.Items[1]); len(got) != 1 || got[0].Digest != s.lock.Items[1].Platforms[0].Digest {
 		t.Errorf("entries of the sparse image: %v", got)
 	}
-	if _, ok := b.SparseIndex(s.lock.Items[1]); !ok {
+	if _, ok := b.IndexLayer(s.lock.Items[1]); !ok {
 		t.Error("the raw index of the sparse image is not found")
 	}
 }
@@ -161,14 +163,14 @@ func TestLoadAndWalk(t *testing.T) {
 // Whatever makes index and lock disagree is refused: neither may carry anything that the other does not name.
 func TestLoadRefuses(t *testing.T) {
 	cases := map[string]func(s *sample){
-		"the index has no entry": func(s *sample) { s.index.Manifests = s.index.Manifests[:3] },
+		"the index has no entry": func(s *sample) { s.index.Manifests = s.index.Manifests[:4] },
 		"is not in the lock":     func(s *sample) { s.index.Manifests = append(s.index.Manifests, s.index.Manifests[1]) },
 		"where the lock has": func(s *sample) {
-			s.index.Manifests[1], s.index.Manifests[3] = s.index.Manifests[3], s.index.Manifests[1]
+			s.index.Manifests[1], s.index.Manifests[4] = s.index.Manifests[4], s.index.Manifests[1]
 		},
-		"disagree about size":                  func(s *sample) { s.index.Manifests[3].Size++ },
-		"is not among the layers":              func(s *sample) { s.sparse = nil },
-		"raw indexes for":                      func(s *sample) { s.sparse = append(s.sparse, s.sparse[0]) },
+		"disagree about size":                  func(s *sample) { s.index.Manifests[4].Size++ },
+		"is not among the layers":              func(s *sample) { s.indexes = s.indexes[:1] },
+		"raw indexes, want 2":                  func(s *sample) { s.indexes = append(s.indexes, s.indexes[0]) },
 		"artifact type":                        func(s *sample) { s.index.ArtifactType = "application/x" },
 		"apiVersion":                           func(s *sample) { s.lock.APIVersion = "v9" },
 		"the name is used twice":               func(s *sample) { s.lock.Items[1].Name = s.lock.Items[0].Name },

@@ -57,8 +57,8 @@ type Item struct {
 	Bytes      int64              `json:"bytes"`                // of the item with all that hangs off it, each digest counted once
 	Repository string             `json:"repository,omitempty"` // where the site serves it: ghcr.io/acme/robot-app, github.com/acme/robot-deployment
 	Tags       []string           `json:"tags,omitempty"`       // the OCI tags it is served under
-	Platforms  []Platform         `json:"platforms,omitempty"`  // of an image: the manifests that the bundle carries
-	Sparse     bool               `json:"sparse,omitempty"`     // of an image: its index names manifests that the bundle does not carry
+	Platforms  []Platform         `json:"platforms,omitempty"`  // of an image: the manifests that the bundle carries; of an index: its entries in the bundle index
+	Sparse     bool               `json:"sparse,omitempty"`     // of an index: it names manifests that the bundle does not carry
 	Git        *Git               `json:"git,omitempty"`        //
 	File       *File              `json:"file,omitempty"`       //
 	Subject    digest.Digest      `json:"subject,omitempty"`    // of a referrer: the manifest it speaks of
@@ -229,6 +229,9 @@ func (it Item) validate() error {
 		if err := p.Digest.Validate(); err != nil {
 			return fmt.Errorf("platform %s: %w", p.Platform, err)
 		}
+	}
+	if it.Sparse && !IsIndex(it.Descriptor.MediaType) {
+		return errors.New("only an index can be sparse")
 	}
 	if (it.Kind == KindFile) != (it.File != nil) || it.Git != nil {
 		return fmt.Errorf("fields do not fit kind %q", it.Kind)

@@ -48,7 +48,7 @@ type Bundle struct {
 	Raw          []byte             // the index as it was read
 	Index        ocispec.Index      //
 	Lock         *Lock              //
-	LockManifest ocispec.Manifest   // its layers beyond the first are raw upstream indexes (MediaTypeSparseIndex)
+	LockManifest ocispec.Manifest   // its layers beyond the first are raw image indexes (MediaTypeIndexLayer)
 }
 
 // Load reads the index and the lock below root and checks that they name the same items.
@@ -103,8 +103,9 @@ func (b *Bundle) compare() error {
 	entries := b.Index.Manifests[1:]
 	for _, it := range b.Lock.Items {
 		want := []string{it.Descriptor.Digest.String()}
-		if it.Sparse {
-			if _, ok := b.SparseIndex(it); !ok {
+		index := IsIndex(it.Descriptor.MediaType)
+		if index {
+			if _, ok := b.IndexLayer(it); !ok {
 				return fmt.Errorf("item %s: its index is not among the layers of the lock", it.Name)
 			}
 			want = want[:0]
@@ -121,11 +122,11 @@ func (b *Bundle) compare() error {
 				return fmt.Errorf("item %s: the index has %s (%s) where the lock has %s", it.Name, e.Digest,
 					e.Annotations[AnnotationItem], digest)
 			}
-			if !it.Sparse && (e.Size != it.Descriptor.Size || e.MediaType != it.Descriptor.MediaType) {
+			if !index && (e.Size != it.Descriptor.Size || e.MediaType != it.Descriptor.MediaType) {
 				return fmt.Errorf("item %s: index and lock disagree about size or media type", it.Name)
 			}
-			if !IsManifest(e.MediaType) {
-				return fmt.Errorf("item %s: media type %q is not a manifest", it.Name, e.MediaType)
+			if !isImageManifest(e.MediaType) {
+				return fmt.Errorf("item %s: media type %q is not an image manifest", it.Name, e.MediaType)
 			}
 			entries = entries[1:]
 		}
@@ -133,23 +134,23 @@ func (b *Bundle) compare() error {
 	if len(entries) > 0 {
 		return fmt.Errorf("index: %s is not in the lock", entries[0].Digest)
 	}
-	if sparse := len(b.LockManifest.Layers) - 1; sparse != b.countSparse() {
-		return fmt.Errorf("lock manifest: %d raw indexes for %d sparse images", sparse, b.countSparse())
+	if layers := len(b.LockManifest.Layers) - 1; layers != b.countIndexes() {
+		return fmt.Errorf("lock manifest: %d raw indexes, want %d", layers, b.countIndexes())
 	}
 	return nil
 }
 
-func (b *Bundle) countSparse() int {
+func (b *Bundle) countIndexes() int {
 	distinct := make(map[string]struct{})
 	for _, it := range b.Lock.Items {
-		if it.Sparse {
+		if IsIndex(it.Descriptor.MediaType) {
 			distinct[it.Descriptor.Digest.String()] = struct{}{}
 		}
 	}
 	return len(distinct)
 }
 
-// Entries gives the top-level descriptors of an item: the item itself, or the carried manifests of a sparse image.
+// Entries gives the descriptors of an item in the bundle index: the item itself, or the carried manifests of an index.
 func (b *Bundle) Entries(it Item) []ocispec.Descriptor {
 	var entries []ocispec.Descriptor
 	for _, e := range b.Index.Manifests[1:] {
@@ -160,11 +161,11 @@ func (b *Bundle) Entries(it Item) []ocispec.Descriptor {
 	return entries
 }
 
-// SparseIndex gives the layer of the lock artifact that holds the raw upstream index of a sparse image.
-func (b *Bundle) SparseIndex(it Item) (ocispec.Descriptor, bool) {
+// IndexLayer gives the layer of the lock artifact that holds the raw bytes of an item that is an index.
+func (b *Bundle) IndexLayer(it Item) (ocispec.Descriptor, bool) {
 	for _, layer := range b.LockManifest.Layers[1:] {
-		if it.Sparse && layer.Digest == it.Descriptor.Digest && layer.Size == it.Descriptor.Size &&
-			layer.MediaType == MediaTypeSparseIndex {
+		if IsIndex(it.Descriptor.MediaType) && layer.Digest == it.Descriptor.Digest && layer.Size == it.Descriptor.Size &&
+			layer.MediaType == MediaTypeIndexLayer {
 			return layer, true
 		}
 	}

@@ -62,7 +62,7 @@ func (w *walker) manifest(ctx context.Context, desc ocispec.Descriptor, depth in
 		return nil
 	}
 	if depth > MaxDepth {
-		return fmt.Errorf("index %s: nested deeper than %d", desc.Digest, MaxDepth)
+		return fmt.Errorf("manifest %s: nested deeper than %d", desc.Digest, MaxDepth)
 	}
 	raw, err := ReadBlob(ctx, w.fetch, desc, MaxManifest)
 	if err != nil {
@@ -92,7 +92,7 @@ func (w *walker) manifest(ctx context.Context, desc ocispec.Descriptor, depth in
 }
 
 // visit calls fn once for each digest and role. A digest that is a manifest in one place and a layer in another (the raw
-// index of a sparse image) is visited in both roles.
+// bytes of an image index) is visited in both roles.
 func (w *walker) visit(n Node) error {
 	s, ok := w.seen[n.Descriptor.Digest]
 	if ok && s.size != n.Descriptor.Size {

@@ -164,7 +164,7 @@ func TestContainerd(t *testing.T) {
 	if got, err := c.Pull(ctx, app+":v1.5.4"); err != nil || got != want {
 		t.Errorf("containerd has %s, want %s (%v)", got, want, err)
 	}
-	if _, err := c.Pull(ctx, app+":v9.9.9"); err == nil || !strings.Contains(err.Error(), "not found") {
+	if _, err := c.Pull(ctx, app+":v9.9.9"); err == nil || !strings.Contains(err.Error(), "StatusNotFound") {
 		t.Errorf("an image that no release has: %v", err)
 	}
 }

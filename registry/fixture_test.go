@@ -147,13 +147,13 @@ func (f *fixture) release(version string, entries ...entry) *bundle.Bundle {
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, ArtifactType: bundle.ArtifactTypeBundle,
 		Manifests: []ocispec.Descriptor{{}},
 	}
-	var sparse []ocispec.Descriptor
+	var indexes []ocispec.Descriptor
 	for _, e := range entries {
 		lock.Items = append(lock.Items, e.item)
-		if e.item.Sparse {
+		if bundle.IsIndex(e.item.Descriptor.MediaType) && !slices.ContainsFunc(indexes, func(d ocispec.Descriptor) bool { return d.Digest == e.item.Descriptor.Digest }) {
 			layer := e.item.Descriptor
-			layer.MediaType = bundle.MediaTypeSparseIndex
-			sparse = append(sparse, layer)
+			layer.MediaType = bundle.MediaTypeIndexLayer
+			indexes = append(indexes, layer)
 		}
 		if e.entries == nil {
 			e.entries = []ocispec.Descriptor{e.item.Descriptor}
@@ -164,7 +164,7 @@ func (f *fixture) release(version string, entries ...entry) *bundle.Bundle {
 		}
 	}
 	raw := must(lock.Encode())(f.t)
-	lockManifest.Layers = append([]ocispec.Descriptor{f.put(bundle.MediaTypeLock, raw)}, sparse...)
+	lockManifest.Layers = append([]ocispec.Descriptor{f.put(bundle.MediaTypeLock, raw)}, indexes...)
 	index.Manifests[0] = f.putJSON(ocispec.MediaTypeImageManifest, lockManifest)
 	index.Manifests[0].Annotations = map[string]string{bundle.AnnotationItem: bundle.ItemLock}
 	root := f.putJSON(ocispec.MediaTypeImageIndex, index)
@@ -234,13 +234,24 @@ func newStack(t testing.TB) *stack {
 	tools.item.Platforms = []bundle.Platform{{Platform: "linux/amd64", Digest: carriedDesc.Digest}}
 	tools.entries = []ocispec.Descriptor{carriedDesc}
 	s.bundle = s.release("v1.5.4",
-		item("app", bundle.KindImage, s.appDesc, "ghcr.io/acme/robot-app", "v1.5.4", "latest"),
+		s.appEntry("v1.5.4", "latest"),
 		item("nginx", bundle.KindImage, s.putImage(s.nginx), "docker.io/library/nginx", "1", "stable"),
 		tools,
 		item("chart", bundle.KindChart, s.chart, "charts/robot-app", "1.0.0_build.1"),
 		sbom, signature, legacy,
 	)
 	return s
+}
+
+// appEntry is the app under tags.
+func (s *stack) appEntry(tags ...string) entry {
+	e := item("app", bundle.KindImage, s.appDesc, "ghcr.io/acme/robot-app", tags...)
+	for i, img := range s.appImages {
+		desc := descriptorOf(s.t, must(img.RawManifest())(s.t), ocispec.MediaTypeImageManifest)
+		e.entries = append(e.entries, desc)
+		e.item.Platforms = append(e.item.Platforms, bundle.Platform{Platform: "linux/" + []string{"amd64", "arm64"}[i], Digest: desc.Digest})
+	}
+	return e
 }
 
 func (s *stack) activeView() *View { return s.view(Release{Bundle: s.bundle, Active: true}) }

@@ -33,7 +33,7 @@ type repository struct {
 	tags      map[string]ocispec.Descriptor
 	tagNames  []string // sorted
 	manifests map[digest.Digest]served
-	sparse    map[digest.Digest]ocispec.Descriptor // indexes of which not all is carried; manifests has them too in the end
+	indexes   map[digest.Digest]ocispec.Descriptor // image indexes, whose bytes are layers of locks; manifests has them too in the end
 	blobs     map[digest.Digest]int64              // size
 	referrers map[digest.Digest][]ocispec.Descriptor
 	// fallback has the indexes of the referrers tag schema by tag and made has their bytes: they are the only manifests
@@ -173,9 +173,9 @@ func (b *viewBuilder) serve(r Release) error {
 			continue
 		}
 		repo := b.repository(it.Repository)
-		if it.Sparse {
-			// Its bytes are a layer of the lock; what it names and the bundle does not carry is not served.
-			repo.sparse[it.Descriptor.Digest] = bare(it.Descriptor)
+		if bundle.IsIndex(it.Descriptor.MediaType) {
+			// Its bytes are a layer of the lock; what it names and a sparse item does not carry is not served.
+			repo.indexes[it.Descriptor.Digest] = bare(it.Descriptor)
 		}
 		for _, e := range entries[it.Name] {
 			if err := b.add(repo, e, r.Active); err != nil {
@@ -218,7 +218,7 @@ func (b *viewBuilder) repository(name string) *repository {
 			name:      name,
 			tags:      make(map[string]ocispec.Descriptor),
 			manifests: make(map[digest.Digest]served),
-			sparse:    make(map[digest.Digest]ocispec.Descriptor),
+			indexes:   make(map[digest.Digest]ocispec.Descriptor),
 			blobs:     make(map[digest.Digest]int64),
 			referrers: make(map[digest.Digest][]ocispec.Descriptor),
 			fallback:  make(map[string]ocispec.Descriptor),
@@ -242,11 +242,6 @@ func (b *viewBuilder) add(repo *repository, desc ocispec.Descriptor, active bool
 		return &bundle.MissingError{Descriptor: bare(desc)}
 	}
 	repo.manifests[desc.Digest] = served{desc: bare(desc), active: active}
-	for _, child := range m.Manifests {
-		if err := b.add(repo, child, active); err != nil {
-			return err
-		}
-	}
 	if m.Config != nil {
 		repo.blobs[m.Config.Digest] = m.Config.Size
 	}
@@ -279,10 +274,8 @@ func (b *viewBuilder) finish() error {
 	b.view.names = slices.Sorted(maps.Keys(b.view.repos))
 	for _, repo := range b.view.repos {
 		repo.tagNames = slices.Sorted(maps.Keys(repo.tags))
-		for d, desc := range repo.sparse { // last, because another release may carry all of the index
-			if _, ok := repo.manifests[d]; !ok {
-				repo.manifests[d] = served{desc: desc}
-			}
+		for d, desc := range repo.indexes {
+			repo.manifests[d] = served{desc: desc}
 		}
 		for subject, list := range repo.referrers {
 			slices.SortFunc(list, func(a, c ocispec.Descriptor) int { return strings.Compare(string(a.Digest), string(c.Digest)) })

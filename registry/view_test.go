@@ -92,7 +92,10 @@ func TestViewSparseAndWhole(t *testing.T) {
 	part.item.Sparse, part.item.Platforms = true, []bundle.Platform{{Platform: "linux/amd64", Digest: images[0].Digest}}
 	part.entries = images[:1]
 	sparse := f.release("1", part)
-	whole := f.release("2", item("app", bundle.KindImage, desc, "ghcr.io/acme/app", "v1"))
+	all := item("app", bundle.KindImage, desc, "ghcr.io/acme/app", "v1")
+	all.item.Platforms = []bundle.Platform{{Platform: "linux/amd64", Digest: images[0].Digest}, {Platform: "linux/arm64", Digest: images[1].Digest}}
+	all.entries = images
+	whole := f.release("2", all)
 	for _, c := range []struct {
 		releases []Release
 		arm      bool

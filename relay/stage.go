@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -17,9 +15,6 @@ import (
 	"github.com/plimsoll/plimsoll/internal/progress"
 	"github.com/plimsoll/plimsoll/registry/store"
 )
-
-// stageAttempts is how often a blob is taken up again after its connection broke.
-const stageAttempts = 5
 
 // stage brings every missing blob into the store, where nothing refers to it yet.
 func (r *Relay) stage(ctx context.Context, src media.Source, pl *plan) error {
@@ -42,48 +37,29 @@ func (r *Relay) stage(ctx context.Context, src media.Source, pl *plan) error {
 	return nil
 }
 
+// stageBlob copies one blob. A link that breaks is taken up where it broke, and what a killed import left is continued.
 func (r *Relay) stageBlob(ctx context.Context, src media.Source, n bundle.Node, advance func(int64)) error {
 	open := func(offset int64) (io.ReadCloser, error) {
 		if offset == 0 {
-			return src.Open(ctx, n.Descriptor)
+			return media.Resume(ctx, src, n.Descriptor)
 		}
 		if ro, ok := src.(media.RangeOpener); ok {
-			return ro.OpenAt(ctx, n.Descriptor, offset)
+			return media.ResumeAt(ctx, ro, n.Descriptor, offset)
 		}
 		return nil, store.ErrNoRange
 	}
-	for attempt := 1; ; attempt++ {
-		before := r.store.Partial(ctx, n.Descriptor.Digest)
-		err := r.store.Admit(ctx, n.Descriptor, open, advance)
-		if err == nil {
-			return nil
-		}
-		var damaged *bundle.DamagedError
-		switch {
-		case errors.As(err, &damaged):
-			damaged.Item = n.Item
-			return err
-		case errors.Is(err, fs.ErrNotExist):
-			return &bundle.MissingError{Item: n.Item, Descriptor: n.Descriptor, Err: err}
-		case ctx.Err() != nil || !broken(err):
-			return fmt.Errorf("item %s: blob %s: %w", n.Item, n.Descriptor.Digest, err)
-		}
-		if r.store.Partial(ctx, n.Descriptor.Digest) > before {
-			attempt = 1 // it moves, if slowly
-		}
-		if attempt >= stageAttempts {
-			return fmt.Errorf("item %s: blob %s: %w", n.Item, n.Descriptor.Digest, err)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Second << (attempt - 1)):
-		}
+	err := r.store.Admit(ctx, n.Descriptor, open, advance)
+	var damaged *bundle.DamagedError
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil: // the error may be another worker's, by which the group was cancelled
+		return err
+	case errors.As(err, &damaged):
+		damaged.Item = n.Item
+		return err
+	case errors.Is(err, fs.ErrNotExist):
+		return &bundle.MissingError{Item: n.Item, Descriptor: n.Descriptor, Err: err}
 	}
-}
-
-// broken tells a link that may come back from an error that will not go away.
-func broken(err error) bool {
-	var netErr net.Error
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &netErr)
+	return fmt.Errorf("item %s: blob %s: %w", n.Item, n.Descriptor.Digest, err)
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/internal/gitcmd"
 )
 
 // checkContents refuses what the repository only points to and a site could not get: submodules and files in Git LFS. It
@@ -103,7 +104,7 @@ type objectReader struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	out    *bufio.Reader
-	stderr tail
+	stderr gitcmd.Tail
 }
 
 func (p *packer) openObjects(ctx context.Context) (*objectReader, error) {
@@ -126,7 +127,7 @@ func (r *objectReader) close(ctx context.Context, cause error) error {
 		_ = r.cmd.Cancel() // it may have ended already
 	}
 	_ = r.in.Close()
-	return waited(ctx, r.cmd, "cat-file", &r.stderr, cause)
+	return gitcmd.Wait(ctx, r.cmd, "cat-file", &r.stderr, cause)
 }
 
 var errNoObject = errors.New("no such object")

@@ -3,6 +3,8 @@ package gitpack
 import (
 	"fmt"
 	"strings"
+
+	"github.com/plimsoll/plimsoll/internal/gitcmd"
 )
 
 // SourceError says why a source is not used.
@@ -93,17 +95,4 @@ func listed(names []string, show int) string {
 }
 
 // GitError says what git said when it gave up.
-type GitError struct {
-	Command string // the git subcommand
-	Stderr  string // the end of what it said
-	Err     error
-}
-
-func (e *GitError) Error() string {
-	if e.Stderr == "" {
-		return fmt.Sprintf("git %s: %v", e.Command, e.Err)
-	}
-	return fmt.Sprintf("git %s: %s", e.Command, e.Stderr)
-}
-
-func (e *GitError) Unwrap() error { return e.Err }
+type GitError = gitcmd.Error

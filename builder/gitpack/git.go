@@ -1,19 +1,16 @@
 package gitpack
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
+
+	"github.com/plimsoll/plimsoll/internal/gitcmd"
 )
 
 // gitTool runs git in two environments: a closed one, in which only the repository and git's version decide what comes
@@ -28,33 +25,14 @@ type gitTool struct {
 const allowedProtocols = "file:git:http:https:ssh"
 
 func newGitTool(git string, env []string, home string) (gitTool, error) {
-	if git == "" {
-		git = "git"
-	}
-	path, err := exec.LookPath(git)
+	path, err := gitcmd.Find(git)
 	if err != nil {
-		return gitTool{}, err
-	}
-	if path, err = filepath.Abs(path); err != nil {
 		return gitTool{}, err
 	}
 	if env == nil {
 		env = os.Environ()
 	}
-	t := gitTool{path: path, user: userEnv(env), closed: []string{
-		"PATH=" + filepath.Dir(path) + ":/usr/local/bin:/usr/bin:/bin",
-		"HOME=" + home, // empty but for the clone: the user's attributes and ignores would change packs
-		"XDG_CONFIG_HOME=" + home,
-		"LC_ALL=C",
-		"GIT_CONFIG_NOSYSTEM=1",
-		"GIT_CONFIG_GLOBAL=/dev/null",
-		"GIT_ATTR_NOSYSTEM=1",
-		"GIT_NO_REPLACE_OBJECTS=1",
-		"GIT_NO_LAZY_FETCH=1",
-		"GIT_ALLOW_PROTOCOL=none",
-		"GIT_TERMINAL_PROMPT=0",
-	}}
-	return t, nil
+	return gitTool{path: path, user: userEnv(env), closed: gitcmd.ClosedEnv(path, home)}, nil
 }
 
 // transportVariable matches the variables of git that say how to reach a source or where its configuration is. All
@@ -85,73 +63,24 @@ func fetchConfig() []string {
 		"-c", "fetch.fsckObjects=true",
 		"-c", "fetch.unpackLimit=1", // always a pack, always checked by index-pack
 	}
-	// Flaws of form that old, public repositories carry in their history; the relay lets the same ones through.
-	for _, flaw := range []string{"badTimezone", "missingNameBeforeEmail", "missingSpaceBeforeDate", "missingSpaceBeforeEmail", "zeroPaddedFilemode"} {
+	for _, flaw := range gitcmd.FormFlaws() {
 		args = append(args, "-c", "fetch.fsck."+flaw+"=warn")
 	}
 	return args
 }
 
 func (t gitTool) command(ctx context.Context, repo string, env []string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, t.path, args...)
-	cmd.Dir = repo
-	cmd.Env = append(append([]string(nil), env...), "GIT_DIR="+repo)
-	// A session of its own has no terminal, on which ssh would wait for a password, and ends as a whole with ctx.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 10 * time.Second
-	return cmd
+	return gitcmd.Command(ctx, t.path, repo, env, args...)
 }
 
 // remote runs a command that reaches the source.
 func (t gitTool) remote(ctx context.Context, repo string, stdin io.Reader, fn func(line string) error, args ...string) error {
-	return run(ctx, t.command(ctx, repo, t.user, append(fetchConfig(), args...)...), args[0], stdin, fn)
+	return gitcmd.Lines(ctx, t.command(ctx, repo, t.user, append(fetchConfig(), args...)...), args[0], stdin, fn)
 }
 
 // lines runs a command in the closed environment.
 func (t gitTool) lines(ctx context.Context, repo string, stdin io.Reader, fn func(line string) error, args ...string) error {
-	return run(ctx, t.command(ctx, repo, t.closed, args...), args[0], stdin, fn)
-}
-
-// maxLines bounds what is taken of a command's output: a listing comes from a stranger.
-const maxLines = 4 << 20
-
-func run(ctx context.Context, cmd *exec.Cmd, name string, stdin io.Reader, fn func(line string) error) error {
-	var stderr tail
-	cmd.Stdin, cmd.Stderr = stdin, &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return &GitError{Command: name, Err: err}
-	}
-	s := bufio.NewScanner(out)
-	var fnErr error
-	for n := 0; fnErr == nil && s.Scan(); n++ {
-		if n == maxLines {
-			fnErr = fmt.Errorf("git %s: more than %d lines", name, maxLines)
-			break
-		}
-		fnErr = fn(s.Text())
-	}
-	if fnErr = errors.Join(fnErr, s.Err()); fnErr != nil {
-		_ = cmd.Cancel() // or git would wait for a reader; it may have ended already
-	}
-	return waited(ctx, cmd, name, &stderr, fnErr)
-}
-
-func waited(ctx context.Context, cmd *exec.Cmd, name string, stderr *tail, cause error) error {
-	err := cmd.Wait()
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case cause != nil:
-		return cause
-	case err != nil:
-		return &GitError{Command: name, Stderr: stderr.String(), Err: err}
-	}
-	return nil
+	return gitcmd.Lines(ctx, t.command(ctx, repo, t.closed, args...), args[0], stdin, fn)
 }
 
 func (t gitTool) version(ctx context.Context) (string, error) {
@@ -166,31 +95,4 @@ func (t gitTool) version(ctx context.Context) (string, error) {
 		err = errors.New("git version: " + strconv.Quote(version))
 	}
 	return version, err
-}
-
-// tail keeps the end of what a process said on stderr: there stands the reason.
-type tail struct{ buf []byte }
-
-const maxTail = 2 << 10
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p[max(0, len(p)-maxTail):]...)
-	if over := len(t.buf) - maxTail; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	return len(p), nil
-}
-
-// String gives one line of printable text: it may repeat what a stranger sent.
-func (t *tail) String() string {
-	text := strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\r':
-			return ';'
-		case r < 0x20 || r == 0x7f || r == '\uFFFD':
-			return '?'
-		}
-		return r
-	}, strings.TrimSpace(string(t.buf)))
-	return strings.Trim(text, ";")
 }

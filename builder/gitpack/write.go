@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/internal/gitcmd"
 	"github.com/plimsoll/plimsoll/internal/progress"
 )
 
@@ -70,12 +71,12 @@ func writeHeader(w *bufio.Writer, g bundle.Git) {
 
 func (p *packer) packInto(ctx context.Context, out io.Writer, g bundle.Git) error {
 	cmd := p.git.command(ctx, p.repo, p.git.closed, append(packConfig(), packArgs()...)...)
-	var stderr tail
+	var stderr gitcmd.Tail
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(objectLines(g.Refs)), out, &stderr
 	if err := cmd.Start(); err != nil {
 		return &GitError{Command: "pack-objects", Err: err}
 	}
-	return waited(ctx, cmd, "pack-objects", &stderr, nil)
+	return gitcmd.Wait(ctx, cmd, "pack-objects", &stderr, nil)
 }
 
 // counter reports bytes as they are written, once per MiB.

@@ -138,27 +138,22 @@ func (r *Repository) Resolve(ctx context.Context, ref name.Reference) (ocispec.D
 	return desc, raw, nil
 }
 
-// Open implements bundle.Fetcher. A connection that breaks while a blob is read is taken up again where it broke.
+// Open implements bundle.Fetcher.
 func (r *Repository) Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	return r.OpenAt(ctx, desc, 0)
+}
+
+// OpenAt opens a blob at an offset in bytes, so that a broken connection can be taken up again where it broke.
+func (r *Repository) OpenAt(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	kind := "blobs"
 	if bundle.IsManifest(desc.MediaType) {
-		resp, err := r.get(ctx, "manifests", desc.Digest.String(), 0)
-		if err != nil {
-			return nil, err
-		}
-		return resp.Body, nil
+		kind = "manifests"
 	}
-	open := func(offset int64) (io.ReadCloser, error) {
-		resp, err := r.get(ctx, "blobs", desc.Digest.String(), offset)
-		if err != nil {
-			return nil, err
-		}
-		return resp.Body, nil
-	}
-	body, err := open(0)
+	resp, err := r.get(ctx, kind, desc.Digest.String(), offset)
 	if err != nil {
 		return nil, err
 	}
-	return &resuming{ctx: ctx, open: open, body: body, size: desc.Size}, nil
+	return resp.Body, nil
 }
 
 // Referrers lists the manifests whose subject is the digest (OCI distribution-spec 1.1, with the tag fallback), and

@@ -2,7 +2,6 @@ package origin
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -20,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/bundle/media"
 	"github.com/plimsoll/plimsoll/internal/upstream"
 )
 
@@ -159,7 +159,7 @@ func TestBrokenLink(t *testing.T) {
 			return nil
 		}
 		served.Store(0)
-		rc, err := repo.Open(t.Context(), n.Descriptor)
+		rc, err := media.Resume(t.Context(), repo, n.Descriptor)
 		if err != nil {
 			return err
 		}
@@ -201,21 +201,3 @@ func (c *cut) Write(p []byte) (int, error) {
 }
 
 func (c *cut) Unwrap() http.ResponseWriter { return c.ResponseWriter }
-
-func TestGivesUp(t *testing.T) {
-	refused := errors.New("refused")
-	r := &resuming{ctx: t.Context(), size: 10, body: io.NopCloser(&failing{}), open: func(int64) (io.ReadCloser, error) { return nil, refused }, idle: resumeAttempts}
-	if _, err := io.ReadAll(r); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("got %v", err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	r = &resuming{ctx: ctx, size: 10, body: io.NopCloser(&failing{}), open: func(int64) (io.ReadCloser, error) { return nil, refused }}
-	if _, err := io.ReadAll(r); err == nil {
-		t.Error("a cancelled read went on")
-	}
-}
-
-type failing struct{}
-
-func (*failing) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }

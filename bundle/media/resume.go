@@ -35,6 +35,15 @@ func Resume(ctx context.Context, f bundle.Fetcher, desc ocispec.Descriptor) (io.
 	return &resumeReader{ctx: ctx, from: opener, desc: desc, rc: rc}, nil
 }
 
+// ResumeAt is Resume from an offset in bytes.
+func ResumeAt(ctx context.Context, f RangeOpener, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	rc, err := f.OpenAt(ctx, desc, offset)
+	if err != nil {
+		return nil, err
+	}
+	return &resumeReader{ctx: ctx, from: f, desc: desc, rc: rc, offset: offset}, nil
+}
+
 type resumeReader struct {
 	ctx      context.Context
 	from     RangeOpener

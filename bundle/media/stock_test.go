@@ -44,9 +44,11 @@ func TestGoContainerRegistryReadsOurFolder(t *testing.T) {
 	}
 	// Its deep validation asks every manifest for the layers of a container image, so it is for the images; Fast is for
 	// the bundle, whose other entries are artifacts.
-	app := must(root.ImageIndex(v1.Hash{Algorithm: "sha256", Hex: b.Lock.Items[0].Descriptor.Digest.Encoded()}))(t)
-	if err := validate.Index(app); err != nil {
-		t.Errorf("the image: %v", err)
+	for _, m := range b.Image.Manifests {
+		app := must(root.Image(v1.Hash{Algorithm: "sha256", Hex: m.Digest.Encoded()}))(t)
+		if err := validate.Image(app); err != nil {
+			t.Errorf("the image: %v", err)
+		}
 	}
 	if err := validate.Index(root, validate.Fast); err != nil {
 		t.Errorf("the bundle: %v", err)
@@ -129,14 +131,15 @@ func TestOurPushTellsOrasAboutSubjects(t *testing.T) {
 	}
 	repo := must(orasremote.NewRepository(host + "/app"))(t)
 	repo.PlainHTTP = true
+	// The index of an image is not a manifest of the bundle's repository, what refers to it is.
 	image := b.Lock.Items[0].Descriptor
-	for subject, want := range map[string]ocispec.Descriptor{
-		b.Root.Digest.String(): b.Beside[0].Descriptor, image.Digest.String(): b.Lock.Items[len(b.Lock.Items)-1].Descriptor,
+	for _, c := range []struct{ subject, want ocispec.Descriptor }{
+		{must(repo.Resolve(t.Context(), b.Root.Digest.String()))(t), b.Beside[0].Descriptor},
+		{image, b.Lock.Items[len(b.Lock.Items)-1].Descriptor},
 	} {
-		desc := must(repo.Resolve(t.Context(), subject))(t)
-		refs := must(repo.Predecessors(t.Context(), desc))(t)
-		if len(refs) != 1 || refs[0].Digest != want.Digest {
-			t.Errorf("referrers of %s: %+v, want %s", subject, refs, want.Digest)
+		refs := must(repo.Predecessors(t.Context(), c.subject))(t)
+		if len(refs) != 1 || refs[0].Digest != c.want.Digest {
+			t.Errorf("referrers of %s: %+v, want %s", c.subject.Digest, refs, c.want.Digest)
 		}
 	}
 	_, rc, err := repo.FetchReference(t.Context(), b.Beside[1].Tag)

@@ -43,6 +43,8 @@ func explain(err error) (code int, hint string, ok bool) {
 		room    *relay.NoRoomError
 		base    *gitmirror.MissingBaseError
 		git     *gitmirror.DamagedError
+		refused *gitmirror.RefusedError
+		partial *gitmirror.IncompleteError
 		absent  *relay.NoReleaseError
 		noTrust *relay.NoTrustError
 	)
@@ -55,7 +57,9 @@ func explain(err error) (code int, hint string, ok bool) {
 		return cli.ExitNoRoom, "free room on the disk of the data folder, or give it a larger one", true
 	case errors.As(err, &base):
 		return cli.ExitNoBase, "import the release that this one builds on first, or a full bundle", true
-	case errors.As(err, &git):
+	case errors.As(err, &partial):
+		return cli.ExitIncomplete, "build the bundle again; its Git layers lack objects that the lock names", true
+	case errors.As(err, &git), errors.As(err, &refused):
 		return cli.ExitDamaged, "build the bundle again; its Git layer is not what the lock says", true
 	case errors.As(err, &absent):
 		return cli.ExitFailed, "see 'plimsoll-relay status' for what is kept", true

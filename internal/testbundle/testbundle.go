@@ -145,7 +145,7 @@ type maker struct {
 	*Bundle
 	t       testing.TB
 	lock    bundle.Lock
-	sparses []ocispec.Descriptor // layers of the lock
+	indexes []ocispec.Descriptor // layers of the lock
 	entries []ocispec.Descriptor // of the index
 }
 
@@ -230,11 +230,19 @@ func (m *maker) image(o Options) {
 	m.Image.Manifests = []ocispec.Descriptor{m.platform("amd64", o.Content, more...), m.platform("arm64", o.Content)}
 	m.item(bundle.Item{
 		Name: "robot-app", Kind: bundle.KindImage, Source: "ghcr.io/acme/robot-app:" + o.Version,
-		Descriptor: m.putJSON(ocispec.MediaTypeImageIndex, m.Image), Repository: "ghcr.io/acme/robot-app", Tags: []string{"v1"},
+		Descriptor: m.imageIndex(m.Image), Repository: "ghcr.io/acme/robot-app", Tags: []string{"v1"},
 		Platforms: []bundle.Platform{
 			{Platform: "linux/amd64", Digest: m.Image.Manifests[0].Digest}, {Platform: "linux/arm64", Digest: m.Image.Manifests[1].Digest},
 		},
-	})
+	}, m.Image.Manifests...)
+}
+
+// imageIndex puts an index where it travels, among the layers of the lock, and gives its own descriptor.
+func (m *maker) imageIndex(index ocispec.Index) ocispec.Descriptor {
+	desc := m.putJSON(bundle.MediaTypeIndexLayer, index)
+	m.indexes = append(m.indexes, desc)
+	desc.MediaType = ocispec.MediaTypeImageIndex
+	return desc
 }
 
 func (m *maker) sparse() {
@@ -245,12 +253,9 @@ func (m *maker) sparse() {
 		MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("stays behind"), Size: 512,
 		Platform: &ocispec.Platform{OS: "linux", Architecture: "s390x"},
 	}
-	raw := m.putJSON(bundle.MediaTypeSparseIndex, ocispec.Index{
+	desc := m.imageIndex(ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{carried, absent},
 	})
-	m.sparses = append(m.sparses, raw)
-	desc := raw
-	desc.MediaType = ocispec.MediaTypeImageIndex
 	m.item(bundle.Item{
 		Name: "camera", Kind: bundle.KindImage, Descriptor: desc, Repository: "ghcr.io/acme/camera", Tags: []string{"v2"}, Sparse: true,
 		Platforms: []bundle.Platform{{Platform: "linux/amd64", Digest: carried.Digest}},
@@ -304,7 +309,7 @@ func (m *maker) index() {
 	}
 	lock := m.putJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: bundle.ArtifactTypeLock,
-		Config: m.empty(), Layers: append([]ocispec.Descriptor{m.put(bundle.MediaTypeLock, data)}, m.sparses...),
+		Config: m.empty(), Layers: append([]ocispec.Descriptor{m.put(bundle.MediaTypeLock, data)}, m.indexes...),
 	})
 	lock.Annotations = map[string]string{bundle.AnnotationItem: bundle.ItemLock}
 	m.Lock = &m.lock

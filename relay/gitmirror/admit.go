@@ -15,11 +15,12 @@ import (
 
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/internal/durable"
+	"github.com/plimsoll/plimsoll/internal/gitcmd"
 )
 
-// fsckPolicy makes Git's checks of received objects strict, except for flaws of form that old, public repositories carry
-// in their history and that endanger nobody; refusing them would refuse the repository.
-const fsckPolicy = "badTimezone=warn,missingNameBeforeEmail=warn,missingSpaceBeforeDate=warn,missingSpaceBeforeEmail=warn,zeroPaddedFilemode=warn"
+// fsckPolicy makes Git's checks of received objects strict, except for flaws of form: refusing those would refuse the
+// repository.
+func fsckPolicy() string { return strings.Join(gitcmd.FormFlaws(), "=warn,") + "=warn" }
 
 // Admit brings the objects that g's refs lead to into the store. Layers are applied in order; those whose refs are here
 // already are not read further than their header. Nothing enters the store before all of this holds: every layer is a
@@ -332,7 +333,7 @@ func (q *quarantine) index(ctx context.Context, layer Layer, pack *os.File, size
 	err := q.m.git.lines(ctx, q.repo, pack, func(line string) error {
 		_, hash, _ = strings.Cut(line, "\t")
 		return nil
-	}, "index-pack", "--stdin", "--fix-thin", "--strict="+fsckPolicy, fmt.Sprintf("--max-input-size=%d", size+1))
+	}, "index-pack", "--stdin", "--fix-thin", "--strict="+fsckPolicy(), fmt.Sprintf("--max-input-size=%d", size+1))
 	if refused, ok := refusedInput(err); ok {
 		var fs unix.Statfs_t
 		if e := unix.Statfs(q.root, &fs); e == nil && int64(fs.Bavail)*int64(fs.Bsize) < size {

@@ -3,6 +3,8 @@ package gitmirror
 import (
 	"fmt"
 	"strings"
+
+	"github.com/plimsoll/plimsoll/internal/gitcmd"
 )
 
 // MissingBaseError says that a layer builds on commits that neither the store nor an earlier layer has.
@@ -58,17 +60,4 @@ func (e *IncompleteError) Error() string {
 }
 
 // GitError says that a git process could not do its work for a reason other than its input: killed, no memory, no disk.
-type GitError struct {
-	Command string // the git subcommand
-	Stderr  string // the end of what it said
-	Err     error
-}
-
-func (e *GitError) Error() string {
-	if e.Stderr == "" {
-		return fmt.Sprintf("git %s: %v", e.Command, e.Err)
-	}
-	return fmt.Sprintf("git %s: %s (%v)", e.Command, e.Stderr, e.Err)
-}
-
-func (e *GitError) Unwrap() error { return e.Err }
+type GitError = gitcmd.Error

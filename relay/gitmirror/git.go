@@ -1,18 +1,16 @@
 package gitmirror
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
-	"syscall"
 	"time"
+
+	"github.com/plimsoll/plimsoll/internal/gitcmd"
 )
 
 // gitTool runs git so that nothing of the machine, the user or the client reaches it.
@@ -33,29 +31,11 @@ const versionTimeout = 30 * time.Second
 var gitVersion = regexp.MustCompile(`^git version ([0-9]{1,4})\.([0-9]{1,4})`)
 
 func newGitTool(git, home string) (gitTool, error) {
-	if git == "" {
-		git = "git"
-	}
-	path, err := exec.LookPath(git)
+	path, err := gitcmd.Find(git)
 	if err != nil {
 		return gitTool{}, err
 	}
-	if path, err = filepath.Abs(path); err != nil {
-		return gitTool{}, err
-	}
-	t := gitTool{path: path, env: []string{
-		"PATH=" + filepath.Dir(path) + ":/usr/local/bin:/usr/bin:/bin",
-		"HOME=" + home,
-		"XDG_CONFIG_HOME=" + home,
-		"LC_ALL=C",
-		"GIT_CONFIG_NOSYSTEM=1",
-		"GIT_CONFIG_GLOBAL=/dev/null",
-		"GIT_ATTR_NOSYSTEM=1",
-		"GIT_TERMINAL_PROMPT=0",
-		"GIT_NO_REPLACE_OBJECTS=1", // a replace ref must not show an object other than the one that was checked
-		"GIT_NO_LAZY_FETCH=1",
-		"GIT_ALLOW_PROTOCOL=none",
-	}}
+	t := gitTool{path: path, env: gitcmd.ClosedEnv(path, home)}
 	t.env = append(t.env, configEnv(
 		"safe.directory", "*", // the folder may belong to another user than the relay runs as
 		"core.hooksPath", "/dev/null",
@@ -94,50 +74,13 @@ func configEnv(pairs ...string) []string {
 	return env
 }
 
-// command prepares git in a session of its own, which ends as a whole when ctx does: upload-pack's pack-objects would
-// otherwise go on packing for a client that is gone.
 func (t gitTool) command(ctx context.Context, dir string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, t.path, args...)
-	cmd.Dir = dir
-	cmd.Env = append(append([]string(nil), t.env...), "GIT_DIR="+dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 10 * time.Second
-	return cmd
+	return gitcmd.Command(ctx, t.path, dir, t.env, args...)
 }
 
 // lines runs git in the repository dir and hands each line of its output to fn. The error is ctx's, fn's or a *GitError.
 func (t gitTool) lines(ctx context.Context, dir string, stdin io.Reader, fn func(line string) error, args ...string) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	cmd := t.command(ctx, dir, args...)
-	var stderr tail
-	cmd.Stdin, cmd.Stderr = stdin, &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return &GitError{Command: args[0], Err: err}
-	}
-	s := bufio.NewScanner(out)
-	var fnErr error
-	for fnErr == nil && s.Scan() {
-		fnErr = fn(s.Text())
-	}
-	if fnErr = errors.Join(fnErr, s.Err()); fnErr != nil {
-		cancel() // or git would wait for a reader
-	}
-	err = cmd.Wait()
-	switch {
-	case fnErr != nil:
-		return fnErr
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case err != nil:
-		return &GitError{Command: args[0], Stderr: stderr.String(), Err: err}
-	}
-	return nil
+	return gitcmd.Lines(ctx, t.command(ctx, dir, args...), args[0], stdin, fn)
 }
 
 // refusedInput reports whether git itself gave up, as it does on bad input, and was not killed.
@@ -148,31 +91,4 @@ func refusedInput(err error) (*GitError, bool) {
 		return ge, true
 	}
 	return nil, false
-}
-
-// tail keeps the end of what a process said on stderr: there stands the reason.
-type tail struct{ buf []byte }
-
-const maxTail = 2 << 10
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p[max(0, len(p)-maxTail):]...)
-	if over := len(t.buf) - maxTail; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	return len(p), nil
-}
-
-// String gives one line of printable text: it may repeat names out of hostile objects.
-func (t *tail) String() string {
-	text := strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\r':
-			return ';'
-		case r < 0x20 || r == 0x7f || r == '\uFFFD':
-			return '?'
-		}
-		return r
-	}, string(t.buf))
-	return strings.Trim(strings.TrimSpace(text), ";")
 }

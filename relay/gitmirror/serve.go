@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/plimsoll/plimsoll/internal/gitcmd"
 )
 
 const (
@@ -149,7 +151,7 @@ func (m *Mirror) run(w http.ResponseWriter, r *http.Request, dir, prefix, protoc
 		cmd.Env = append(cmd.Env, "GIT_PROTOCOL="+protocol)
 	}
 	out := &answer{w: w, rc: http.NewResponseController(w), prefix: prefix, stall: m.opts.StallTimeout}
-	var stderr tail
+	var stderr gitcmd.Tail
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, out, &stderr
 	err := cmd.Run()
 	out.done()
