@@ -152,7 +152,8 @@ func TestContainerd(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) }) //nolint:errcheck // scratch
-	c, err := s.relay.StartContainerd(ctx, dir, "ghcr.io")
+	s.must("robot-config", "--address", s.relay.Addr, "-o", dir, "--ca-path", filepath.Join(dir, "ca.crt"))
+	c, err := s.relay.StartContainerd(ctx, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +165,7 @@ func TestContainerd(t *testing.T) {
 	if got, err := c.Pull(ctx, app+":v1.5.4"); err != nil || got != want {
 		t.Errorf("containerd has %s, want %s (%v)", got, want, err)
 	}
-	if _, err := c.Pull(ctx, app+":v9.9.9"); err == nil || !strings.Contains(err.Error(), "StatusNotFound") {
+	if _, err := c.Pull(ctx, app+":v9.9.9"); err == nil || !strings.Contains(err.Error(), "not found") {
 		t.Errorf("an image that no release has: %v", err)
 	}
 }

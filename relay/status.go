@@ -1,9 +1,13 @@
 package relay
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+
+	"github.com/plimsoll/plimsoll/bundle"
 )
 
 // Status is what the data folder says about the relay.
@@ -19,6 +23,29 @@ type StreamStatus struct {
 	Name     string   `json:"name"`
 	Active   Record   `json:"active"`
 	Previous []Record `json:"previous"` // kept, the latest served first
+}
+
+// Upstreams lists the registries whose images the active releases carry, sorted: ghcr.io, docker.io …
+func (r *Relay) Upstreams(ctx context.Context) ([]string, error) {
+	active, err := readActive(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	hosts := make(map[string]struct{})
+	for _, s := range active.Streams {
+		b, err := bundle.Load(ctx, r.store, s.Release.Bundle)
+		if err != nil {
+			return nil, fmt.Errorf("release %s %s: %w", s.Name, s.Release.Version, err)
+		}
+		for _, it := range b.Lock.Items {
+			// As in image references: the first part is a host if it could not be anything else.
+			host, _, ok := strings.Cut(it.Repository, "/")
+			if it.Kind == bundle.KindImage && ok && (strings.ContainsAny(host, ".:") || host == "localhost") {
+				hosts[host] = struct{}{}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(hosts)), nil
 }
 
 // Status reads the data folder; it changes nothing.

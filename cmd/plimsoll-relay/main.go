@@ -32,7 +32,7 @@ read-only OCI registry and a read-only Git mirror, switched from one release to 
 	}
 	root.PersistentFlags().StringVar(&data, "data", "/var/lib/plimsoll", "the relay's data folder")
 	cobra.CheckErr(root.MarkPersistentFlagDirname("data"))
-	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data))
+	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data), newRobotConfig(&data))
 	return root
 }
 

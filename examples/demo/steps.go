@@ -168,7 +168,10 @@ func (d *demo) pullFirst(ctx context.Context) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	c, err := d.relay.StartContainerd(ctx, dir, "ghcr.io")
+	if err := d.show(ctx, "plimsoll-relay", "robot-config", "--address", d.relay.Addr, "-o", dir, "--ca-path", filepath.Join(dir, "ca.crt"), "--data", d.path("relay")); err != nil {
+		return err
+	}
+	c, err := d.relay.StartContainerd(ctx, dir)
 	if err != nil {
 		return err
 	}

@@ -31,19 +31,8 @@ func ContainerdMissing() string {
 	return ""
 }
 
-// StartContainerd starts a containerd below dir whose images of the upstream registries come from the relay.
-func (r *Relay) StartContainerd(ctx context.Context, dir string, upstreams ...string) (*Containerd, error) {
-	for _, upstream := range upstreams {
-		// The server is a name that does not exist: an image that the relay does not have must fail, not leave the site.
-		hosts := fmt.Sprintf("server = \"https://not-from-here.invalid\"\n\n[host.\"https://%s\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = %q\n", r.Addr, r.CAFile)
-		path := filepath.Join(dir, "certs.d", upstream)
-		if err := os.MkdirAll(path, 0o755); err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(filepath.Join(path, "hosts.toml"), []byte(hosts), 0o644); err != nil {
-			return nil, err
-		}
-	}
+// StartContainerd starts a containerd below dir that finds its registries in certs.d there.
+func (r *Relay) StartContainerd(ctx context.Context, dir string) (*Containerd, error) {
 	config := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\n  address = %q\n",
 		filepath.Join(dir, "root"), filepath.Join(dir, "state"), filepath.Join(dir, "c.sock"))
 	configFile := filepath.Join(dir, "config.toml")
