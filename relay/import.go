@@ -153,17 +153,38 @@ func (r *Relay) plan(ctx context.Context, src media.Source, v *attest.Verified) 
 	if err := b.Walk(ctx, src, add); err != nil {
 		return nil, err
 	}
-	referrers, err := src.Referrers(ctx, b.Root.Digest)
+	return pl, pl.addBeside(ctx, src, add)
+}
+
+// What travels beside a bundle is not covered by its signature, so that a medium could bring anything there: it is kept
+// as evidence, within bounds.
+const (
+	maxBesideManifests = 256
+	maxBesideBytes     = 256 << 20
+)
+
+func (pl *plan) addBeside(ctx context.Context, src media.Source, add func(bundle.Node) error) error {
+	referrers, err := src.Referrers(ctx, pl.bundle.Root.Digest)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	if len(referrers) > maxBesideManifests {
+		return fmt.Errorf("%d manifests travel beside the bundle, the limit is %d", len(referrers), maxBesideManifests)
+	}
+	before := pl.bytes
 	for _, ref := range referrers {
-		if err := bundle.Walk(ctx, src, ref.Descriptor, add); err != nil {
-			return nil, err
+		err := bundle.Walk(ctx, src, ref.Descriptor, func(n bundle.Node) error {
+			if pl.bytes-before+n.Descriptor.Size > maxBesideBytes {
+				return fmt.Errorf("what travels beside the bundle: more than %d bytes, in %s", maxBesideBytes, ref.Digest)
+			}
+			return add(n)
+		})
+		if err != nil {
+			return err
 		}
 		pl.beside = append(pl.beside, BesideManifest{Manifest: plain(ref.Descriptor), Tag: ref.Tag})
 	}
-	return pl, nil
+	return nil
 }
 
 func plain(d ocispec.Descriptor) ocispec.Descriptor {
