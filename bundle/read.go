@@ -150,17 +150,6 @@ func (b *Bundle) countIndexes() int {
 	return len(distinct)
 }
 
-// Entries gives the descriptors of an item in the bundle index: the item itself, or the carried manifests of an index.
-func (b *Bundle) Entries(it Item) []ocispec.Descriptor {
-	var entries []ocispec.Descriptor
-	for _, e := range b.Index.Manifests[1:] {
-		if e.Annotations[AnnotationItem] == it.Name {
-			entries = append(entries, e)
-		}
-	}
-	return entries
-}
-
 // IndexLayer gives the layer of the lock artifact that holds the raw bytes of an item that is an index.
 func (b *Bundle) IndexLayer(it Item) (ocispec.Descriptor, bool) {
 	for _, layer := range b.LockManifest.Layers[1:] {

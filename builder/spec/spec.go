@@ -86,7 +86,7 @@ type Chart struct {
 type Git struct {
 	URL  string   `yaml:"url,required"` // as written: a URL, host:path, or a local path
 	As   string   `yaml:"as"`           // as written: github.com/acme/robot-deployment
-	Refs []string `yaml:"refs"`         // branches and tags, short or full, with * for any text; empty: all. See MatchRef.
+	Refs []string `yaml:"refs"`         // branches and tags, short or full, with * for any text; empty: all. See gitpack.Match.
 	Head string   `yaml:"head"`         // the branch that a clone checks out, short or full; empty: what the upstream says
 
 	Local      bool     `yaml:"-"` // URL is a path on this machine; Bundle.Path makes a file name of it

@@ -211,7 +211,7 @@ func TestPositionServesLaterErrors(t *testing.T) {
 	}
 }
 
-func TestMatchRef(t *testing.T) {
+func TestWants(t *testing.T) {
 	for _, tc := range []struct {
 		pattern, ref string
 		want         bool
@@ -231,8 +231,8 @@ func TestMatchRef(t *testing.T) {
 		{"refs/tags/v*", "refs/heads/v1", false},
 		{strings.Repeat("*a", 500) + "b", "refs/heads/" + strings.Repeat("a", 1000), false}, // ends, and soon
 	} {
-		if got := MatchRef(tc.pattern, tc.ref); got != tc.want {
-			t.Errorf("MatchRef(%.20q, %.20q) = %v", tc.pattern, tc.ref, got)
+		if got := (Git{Refs: []string{tc.pattern}}).Wants(tc.ref); got != tc.want {
+			t.Errorf("Wants(%.20q, %.20q) = %v", tc.pattern, tc.ref, got)
 		}
 	}
 	if all := (Git{}); !all.Wants("refs/tags/x") || all.Wants("refs/pull/1/head") {

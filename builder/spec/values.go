@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 
+	"github.com/plimsoll/plimsoll/builder/gitpack"
 	"github.com/plimsoll/plimsoll/bundle"
 )
 
@@ -170,46 +171,12 @@ func checkRefPattern(pattern string) error {
 	return nil
 }
 
-// MatchRef reports whether a pattern of Git.Refs matches a full branch or tag name. '*' stands for any text, '/' included;
-// a pattern that does not start with refs/ matches branches and tags alike.
-func MatchRef(pattern, ref string) bool {
-	if !strings.HasPrefix(pattern, "refs/") {
-		short, ok := strings.CutPrefix(ref, "refs/heads/")
-		if !ok {
-			short, ok = strings.CutPrefix(ref, "refs/tags/")
-		}
-		return ok && matchStars(pattern, short)
-	}
-	return matchStars(pattern, ref)
-}
-
-// matchStars goes back to the last star only, so that many stars cost no more than len(pattern)·len(s).
-func matchStars(pattern, s string) bool {
-	star, retry := -1, 0
-	p, i := 0, 0
-	for i < len(s) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, retry = p, i
-			p++
-		case p < len(pattern) && pattern[p] == s[i]:
-			p, i = p+1, i+1
-		case star >= 0:
-			retry++
-			p, i = star+1, retry
-		default:
-			return false
-		}
-	}
-	return strings.Trim(pattern[p:], "*") == ""
-}
-
 // Wants reports whether a full branch or tag name is to be carried.
 func (g Git) Wants(ref string) bool {
-	if len(g.Refs) == 0 {
-		return strings.HasPrefix(ref, "refs/heads/") || strings.HasPrefix(ref, "refs/tags/")
+	if !strings.HasPrefix(ref, "refs/heads/") && !strings.HasPrefix(ref, "refs/tags/") {
+		return false
 	}
-	return slices.ContainsFunc(g.Refs, func(pattern string) bool { return MatchRef(pattern, ref) })
+	return len(g.Refs) == 0 || slices.ContainsFunc(g.Refs, func(pattern string) bool { return gitpack.Match(pattern, ref) })
 }
 
 // Known values of GOOS and GOARCH for which images are built, and the names that people write instead.

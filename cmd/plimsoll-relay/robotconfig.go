@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/plimsoll/plimsoll/relay"
+	"github.com/plimsoll/plimsoll/relay/siteca"
 	siteconfig "github.com/plimsoll/plimsoll/site-config"
 )
 
@@ -38,7 +39,7 @@ func writeRobotConfig(cmd *cobra.Command, data string, at siteconfig.Relay, dir 
 	if err != nil {
 		return err
 	}
-	ca, err := os.ReadFile(filepath.Join(data, "tls", "ca.crt"))
+	ca, err := os.ReadFile(siteca.CertFile(tlsDir(r)))
 	if err != nil {
 		return fmt.Errorf("the site's CA is made by the first 'plimsoll-relay serve': %w", err)
 	}

@@ -111,7 +111,7 @@ func (f *serveFlags) tls(r *relay.Relay, addr net.Addr) (*tls.Config, error) {
 		f.site = host
 	}
 	now := time.Now()
-	ca, err := siteca.Open(filepath.Join(r.Dir(), "tls"), f.site, now)
+	ca, err := siteca.Open(tlsDir(r), f.site, now)
 	if err != nil {
 		return nil, err
 	}
@@ -129,3 +129,6 @@ func (f *serveFlags) tls(r *relay.Relay, addr net.Addr) (*tls.Config, error) {
 		NextProtos:   []string{"h2", "http/1.1"},
 	}, nil
 }
+
+// tlsDir is the folder of the site's CA.
+func tlsDir(r *relay.Relay) string { return filepath.Join(r.Dir(), "tls") }

@@ -2,7 +2,6 @@ package gitmirror
 
 import (
 	"net"
-	"net/http"
 	"regexp"
 	"strings"
 
@@ -84,11 +83,4 @@ func (g *Generation) route(host, urlPath string) (Repository, endpoint, bool) {
 		}
 	}
 	return Repository{}, e, false
-}
-
-// IsRequest reports whether a request speaks Git's HTTP protocol or is below /git/, so that its answer, "unknown"
-// included, is ServeGeneration's. The bare URL of a repository is not recognised; ask Generation.Lookup.
-func IsRequest(r *http.Request) bool {
-	_, e := splitPath(r.URL.Path)
-	return e == endpointRefs || e == endpointUploadPack || e == endpointReceivePack || strings.HasPrefix(r.URL.Path, "/git/")
 }

@@ -1,7 +1,6 @@
 package gitmirror
 
 import (
-	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -64,17 +63,6 @@ func TestRoute(t *testing.T) {
 		}
 		if found, ok := g.Lookup(tc.host, tc.path); ok != (tc.want != "") || found.Path != tc.want {
 			t.Errorf("Lookup(%q, %.80q) = %q", tc.host, tc.path, found.Path)
-		}
-	}
-}
-
-func TestIsRequest(t *testing.T) {
-	for path, want := range map[string]bool{
-		"/git/x": true, "/a/b/info/refs": true, "/a/b/git-upload-pack": true, "/a/b/git-receive-pack": true,
-		"/": false, "/v2/": false, "/v2/acme/robot/manifests/latest": false, "/gitx": false, "/a/b": false,
-	} {
-		if got := IsRequest(httptest.NewRequest("GET", path, nil)); got != want {
-			t.Errorf("%s: %v", path, got)
 		}
 	}
 }

@@ -67,8 +67,8 @@ func (ca *CA) writeCert(base string, cert *x509.Certificate) error {
 	return durable.WriteFile(filepath.Join(ca.dir, base+".crt"), block, 0o644)
 }
 
-// CertFile is the path of the CA certificate that robots must trust.
-func (ca *CA) CertFile() string { return filepath.Join(ca.dir, "ca.crt") }
+// CertFile is the path, in the folder of an authority, of the CA certificate that robots must trust.
+func CertFile(dir string) string { return filepath.Join(dir, "ca.crt") }
 
 func (ca *CA) create(site string, now time.Time) error {
 	template := &x509.Certificate{

@@ -24,7 +24,7 @@ func TestServerCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	pool := x509.NewCertPool()
-	pem, err := os.ReadFile(ca.CertFile())
+	pem, err := os.ReadFile(CertFile(dir))
 	if err != nil || !pool.AppendCertsFromPEM(pem) {
 		t.Fatalf("ca.crt: %v", err)
 	}
@@ -103,14 +103,13 @@ func TestCrashBetweenPairAndCopy(t *testing.T) {
 	if _, err := Open(dir, "plant-7", now); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(dir, "ca.crt")); err != nil {
+	if err := os.Remove(CertFile(dir)); err != nil {
 		t.Fatal(err)
 	}
-	ca, err := Open(dir, "plant-7", now)
-	if err != nil {
+	if _, err := Open(dir, "plant-7", now); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(ca.CertFile()); err != nil {
+	if _, err := os.Stat(CertFile(dir)); err != nil {
 		t.Error(err)
 	}
 }
