@@ -124,8 +124,26 @@ type site struct {
 	t     *testing.T
 	data  string
 	serve *exec.Cmd
-	log   bytes.Buffer
+	log   logBuffer
 	relay *clients.Relay
+}
+
+// logBuffer is what the relay says, read while it speaks.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }
 
 // newSite makes a data folder that trusts the release key.
@@ -151,7 +169,6 @@ func (s *site) start(args ...string) {
 	s.t.Helper()
 	cmd := s.command("plimsoll-relay", append([]string{"serve", "--data", s.data, "--listen", "127.0.0.1:0", "--site", "test"}, args...)...)
 	s.serve = cmd.Cmd
-	s.log.Reset()
 	s.serve.Stderr = &s.log
 	stdout, err := s.serve.StdoutPipe()
 	if err != nil {
