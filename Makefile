@@ -35,7 +35,7 @@ race: build
 	CGO_ENABLED=1 $(GO) test -race ./...
 
 e2e: build ## the heavy suites: real cosign, kill -9, load
-	$(GO) test -tags e2e -count 1 -timeout 60m ./integration
+	$(GO) test -tags e2e -count 1 -v -timeout 60m ./integration
 
 bench: build ## memory and time of build and import with a 1 GiB layer
 	$(GO) test -tags bench -count 1 -v -run TestBench -timeout 30m ./integration
