@@ -55,7 +55,11 @@ func (r *Relay) commit(ctx context.Context, next Active) error {
 	for n := next.Generation; n > 0 && len(keep) < keptGenerations; n-- {
 		keep = append(keep, n)
 	}
-	return r.mirror.Prune(ctx, keep...)
+	if err := r.mirror.Prune(ctx, keep...); err != nil {
+		// The release is active: old refs that stay on the disk must not make it look otherwise.
+		p.Report(progress.Event{Stage: "prune", End: true, Note: err.Error()})
+	}
+	return nil
 }
 
 func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
