@@ -41,8 +41,11 @@ func TestBenchLargeLayer(t *testing.T) {
 	floor := measureFloor(t, filepath.Join(dir, "layer.tar"))
 	build := []string{"build", "-f", spec, "--registry-mirror", "ghcr.io=http://" + f.upstream, "--sign", f.path("keys", "release.key"), "--attest", f.path("keys", "attest.key")}
 	out, tar, data := filepath.Join(dir, "out"), filepath.Join(dir, "out.tar"), filepath.Join(dir, "relay")
-	if _, err := f.run("plimsoll-relay", "trust", "add", f.path("keys", "release.pub"), "--data", data); err != nil {
-		t.Fatal(err)
+	artifact, second := "oci://"+f.upstream+"/releases/large:v1", filepath.Join(dir, "relay2")
+	for _, d := range []string{data, second} {
+		if _, err := f.run("plimsoll-relay", "trust", "add", f.path("keys", "release.pub"), "--data", d); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, step := range []struct {
 		title   string
@@ -55,6 +58,8 @@ func TestBenchLargeLayer(t *testing.T) {
 		{"build to a tar, no SBOM", true, "plimsoll", append(build, "--no-sbom", "-o", tar)},
 		{"verify the folder", true, "plimsoll", []string{"verify", out, "--key", f.path("keys", "release.pub")}},
 		{"import the folder", true, "plimsoll-relay", []string{"import", out, "--data", data}},
+		{"copy to a registry", true, "plimsoll", []string{"copy", out, artifact, "--to-plain-http"}},
+		{"import from the registry", true, "plimsoll-relay", []string{"import", artifact, "--plain-http", "--data", second}},
 	} {
 		start := time.Now()
 		rss, cpu := timed(t, f, step.program, step.args...)
