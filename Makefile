@@ -23,7 +23,7 @@ check: lint vuln race ## what a change must pass
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags e2e ./integration
+	$(GO) vet -tags e2e,bench ./integration
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.6.1 ./...
 
 vuln: ## known vulnerabilities, where the database can be reached
