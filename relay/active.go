@@ -70,6 +70,9 @@ type NoReleaseError struct {
 }
 
 func (e *NoReleaseError) Error() string {
+	if e.Name == "" {
+		return "which release: none, or several bundles, are active here; name one"
+	}
 	if e.Wanted == "" {
 		return fmt.Sprintf("release %s: there is none before the active one", e.Name)
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +14,8 @@ import (
 
 type importFlags struct {
 	plainHTTP, stage, json bool
-	caFile, progress       string
+	caFile                 string
+	progress               cli.ProgressFlag
 }
 
 func newImport(data *string) *cobra.Command {
@@ -37,19 +37,13 @@ cut anywhere, the same command continues.`,
 	flags.StringVar(&f.caFile, "ca-file", "", "trust this CA for the registry of the bundle")
 	flags.BoolVar(&f.stage, "stage", false, "verify and store only; activate later")
 	flags.BoolVar(&f.json, "json", false, "print the result as JSON")
-	registerProgress(cmd, &f.progress)
+	f.progress.Register(cmd)
 	return cmd
-}
-
-func registerProgress(cmd *cobra.Command, mode *string) {
-	cmd.Flags().StringVar(mode, "progress", "auto", "how to show progress: auto, bars, plain, json or none")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(
-		[]string{"auto", "bars", "plain", "json", "none"}, cobra.ShellCompDirectiveNoFileComp)))
 }
 
 func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
 	ctx := cmd.Context()
-	draw, err := cli.NewProgress(f.progress, os.Stderr, cli.CanDraw(os.Stderr))
+	draw, err := f.progress.Open()
 	if err != nil {
 		return err
 	}
@@ -72,7 +66,7 @@ func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
 		return err
 	}
 	if f.json {
-		return printJSON(cmd, res)
+		return cli.PrintJSON(cmd, res)
 	}
 	printImport(cmd.OutOrStdout(), res, f.stage)
 	return nil

@@ -2,7 +2,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 
@@ -65,11 +64,4 @@ func explain(err error) (code int, hint string, ok bool) {
 		return cli.ExitFailed, "see 'plimsoll-relay status' for what is kept", true
 	}
 	return 0, "", false
-}
-
-func printJSON(cmd *cobra.Command, v any) error {
-	enc := json.NewEncoder(cmd.OutOrStdout())
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }

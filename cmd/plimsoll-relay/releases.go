@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/plimsoll/plimsoll/cmd/internal/cli"
 	"github.com/plimsoll/plimsoll/relay"
 )
 
@@ -90,7 +91,7 @@ func switchRelease(cmd *cobra.Command, data, name string, asJSON bool, change fu
 		return err
 	}
 	if asJSON {
-		return printJSON(cmd, active)
+		return cli.PrintJSON(cmd, active)
 	}
 	for _, s := range active.Streams {
 		if name == "" || s.Name == name {
@@ -116,7 +117,7 @@ func newStatus(data *string) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd, st)
+				return cli.PrintJSON(cmd, st)
 			}
 			printStatus(cmd.OutOrStdout(), st)
 			return nil

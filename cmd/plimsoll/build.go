@@ -27,7 +27,7 @@ type buildFlags struct {
 	mirrors                          []string
 	generator, tmpdir                string
 	road                             roadFlags
-	progress                         progressFlag
+	progress                         cli.ProgressFlag
 }
 
 func newBuild() *cobra.Command {
@@ -58,7 +58,7 @@ The bundle's time is metadata.created, else SOURCE_DATE_EPOCH, else that of the 
 	flags.StringVar(&f.tmpdir, "tmpdir", "", "folder for scratch files (default: the system's)")
 	flags.BoolVar(&f.json, "json", false, "print the result as JSON")
 	f.road.register(cmd)
-	f.progress.register(cmd)
+	f.progress.Register(cmd)
 	cobra.CheckErr(cmd.MarkFlagRequired("output"))
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "yaml", "yml"))
 	return cmd
@@ -70,7 +70,7 @@ func (f *buildFlags) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	p, err := f.progress.open()
+	p, err := f.progress.Open()
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (f *buildFlags) run(cmd *cobra.Command) (err error) {
 		return err
 	}
 	if f.json {
-		return printJSON(cmd, map[string]any{
+		return cli.PrintJSON(cmd, map[string]any{
 			"name": res.Lock.Name, "version": res.Lock.Version, "output": f.output, "bundle": res.Root,
 			"items": len(res.Lock.Items), "bytes": res.Lock.Bytes, "signed": o.Release != nil,
 		})

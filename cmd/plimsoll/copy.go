@@ -7,12 +7,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/plimsoll/plimsoll/bundle/media"
+	"github.com/plimsoll/plimsoll/cmd/internal/cli"
 	"github.com/plimsoll/plimsoll/internal/progress"
 )
 
 func newCopy() *cobra.Command {
 	var from, to roadFlags
-	var p progressFlag
+	var p cli.ProgressFlag
 	cmd := &cobra.Command{
 		Use:   "copy SOURCE DESTINATION",
 		Short: "Carry a bundle with its signatures from one place to another",
@@ -22,7 +23,7 @@ destination has is not copied again: an interrupted copy is continued by repeati
   plimsoll copy oci://registry.example.com/releases/robot-stack:v1.5.4 robot-stack.tar`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			draw, err := p.open()
+			draw, err := p.Open()
 			if err != nil {
 				return err
 			}
@@ -38,7 +39,7 @@ destination has is not copied again: an interrupted copy is continued by repeati
 	cmd.Flags().StringVar(&from.caFile, "from-ca-file", "", "trust this CA for the source registry")
 	cmd.Flags().BoolVar(&to.plainHTTP, "to-plain-http", false, "speak HTTP without TLS to the destination registry")
 	cmd.Flags().StringVar(&to.caFile, "to-ca-file", "", "trust this CA for the destination registry")
-	p.register(cmd)
+	p.Register(cmd)
 	return cmd
 }
 

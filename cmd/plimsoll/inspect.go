@@ -32,7 +32,7 @@ signature and no other bytes: that is what verify is for.`,
 			}
 			defer src.Close() //nolint:errcheck // only read from
 			if asJSON {
-				return printJSON(cmd, map[string]any{"bundle": b.Root, "lock": b.Lock})
+				return cli.PrintJSON(cmd, map[string]any{"bundle": b.Root, "lock": b.Lock})
 			}
 			beside, err := listBeside(cmd.Context(), src, b)
 			if err == nil {

@@ -21,7 +21,7 @@ type verifyFlags struct {
 	keys, attestKeys   []string
 	metadataOnly, json bool
 	road               roadFlags
-	progress           progressFlag
+	progress           cli.ProgressFlag
 }
 
 func newVerify() *cobra.Command {
@@ -44,7 +44,7 @@ provenance attestations. A bundle in a folder or tar is verified without any con
 	flags.BoolVar(&f.metadataOnly, "metadata-only", false, "check signature, index, lock and manifests, but do not read the layers")
 	flags.BoolVar(&f.json, "json", false, "print the result as JSON")
 	f.road.register(cmd)
-	f.progress.register(cmd)
+	f.progress.Register(cmd)
 	cobra.CheckErr(cmd.MarkFlagRequired("key"))
 	return cmd
 }
@@ -83,7 +83,7 @@ func (f *verifyFlags) run(cmd *cobra.Command, ref string) error {
 		return err
 	}
 	defer src.Close() //nolint:errcheck // only read from
-	p, err := f.progress.open()
+	p, err := f.progress.Open()
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (f *verifyFlags) run(cmd *cobra.Command, ref string) error {
 		return err
 	}
 	if f.json {
-		return printJSON(cmd, v)
+		return cli.PrintJSON(cmd, v)
 	}
 	v.print(cmd.OutOrStdout())
 	return nil

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
@@ -28,6 +29,29 @@ func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 func CanDraw(f *os.File) bool {
 	width, height, err := term.GetSize(int(f.Fd()))
 	return err == nil && width > 0 && height > 0
+}
+
+// ProgressFlag is --progress.
+type ProgressFlag struct{ mode string }
+
+// Register adds the flag to a command.
+func (f *ProgressFlag) Register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.mode, "progress", "auto", "how to show progress: auto, bars, plain, json or none")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("progress", cobra.FixedCompletions(
+		[]string{"auto", "bars", "plain", "json", "none"}, cobra.ShellCompDirectiveNoFileComp)))
+}
+
+// Open starts drawing on stderr.
+func (f *ProgressFlag) Open() (Progress, error) {
+	return NewProgress(f.mode, os.Stderr, CanDraw(os.Stderr))
+}
+
+// PrintJSON prints a result for --json.
+func PrintJSON(cmd *cobra.Command, v any) error {
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
 }
 
 // NewProgress chooses how: "auto" draws bars on a terminal and plain lines elsewhere, "bars", "plain", "json" and "none"
