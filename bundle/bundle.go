@@ -23,6 +23,8 @@ const (
 	MediaTypeGitConfig = "application/vnd.plimsoll.git.config.v1+json"
 	MediaTypeGitLayer  = "application/vnd.plimsoll.git.layer.v1" // one `git bundle` file, format v2 or v3
 	MediaTypeFileLayer = "application/octet-stream"
+	MediaTypeFolder    = "application/vnd.oci.image.layer.v1.tar+gzip"
+	MediaTypeSpec      = "application/vnd.plimsoll.spec.v1+yaml" // the second layer of the lock artifact: bundle.yaml
 
 	// MediaTypeIndexLayer is a further layer of the lock artifact: the raw bytes of an image index. As a plain layer it
 	// passes tools that cannot copy an index in an index, and registries that refuse one with absent children.

@@ -63,7 +63,7 @@ type sample struct {
 	memory
 	lock    *Lock
 	index   *ocispec.Index
-	indexes []ocispec.Descriptor // layers of the lock
+	indexes []ocispec.Descriptor // layers of the lock, behind the first
 }
 
 func newSample(t *testing.T) *sample {
@@ -79,7 +79,7 @@ func newSample(t *testing.T) *sample {
 	}
 	git := m.manifest(t, ArtifactTypeGit, m.put(MediaTypeGitLayer, []byte("# v2 git bundle\n")))
 	oid := strings.Repeat("a", 40)
-	s := &sample{memory: m, indexes: []ocispec.Descriptor{layer(whole), layer(partial)}}
+	s := &sample{memory: m, indexes: []ocispec.Descriptor{m.put(MediaTypeSpec, []byte("spec")), layer(whole), layer(partial)}}
 	s.lock = &Lock{
 		APIVersion: LockVersion, Name: "robot-stack", Version: "v1.5.4", Created: "2026-11-21T06:00:00Z",
 		Builder: Tool{"plimsoll", "test"}, Spec: digest.FromString("spec"),
@@ -165,8 +165,25 @@ func TestLoadRefuses(t *testing.T) {
 		"where the lock has": func(s *sample) {
 			s.index.Manifests[1], s.index.Manifests[4] = s.index.Manifests[4], s.index.Manifests[1]
 		},
-		"disagree about size":                  func(s *sample) { s.index.Manifests[4].Size++ },
-		"is not among the layers":              func(s *sample) { s.indexes = s.indexes[:1] },
+		"disagree about size":     func(s *sample) { s.index.Manifests[4].Size++ },
+		"is not among the layers": func(s *sample) { s.indexes = s.indexes[:1] },
+		"bundle.yaml is":          func(s *sample) { s.indexes[0] = s.put(MediaTypeSpec, []byte("another")) },
+		"not a lock artifact":     func(s *sample) { s.indexes = s.indexes[1:] },
+		"rendering of \"x\", which is not an item": func(s *sample) {
+			s.lock.Closure = &Closure{Renderings: []Rendering{{Item: "x", Engine: "helm"}}, Needs: []Need{}}
+		},
+		"want either the item that satisfies it or a reason": func(s *sample) {
+			s.lock.Closure = &Closure{Renderings: []Rendering{}, Needs: []Need{{Kind: "image", Ref: "a/b:1", Count: 1, Places: []Place{{Item: "x"}}}}}
+		},
+		"satisfied by \"x\", which is not an item": func(s *sample) {
+			s.lock.Closure = &Closure{Renderings: []Rendering{}, Needs: []Need{{Kind: "image", Ref: "a/b:1", Item: "x", Count: 1, Places: []Place{{Item: "x"}}}}}
+		},
+		"has 0 of 0 places": func(s *sample) {
+			s.lock.Closure = &Closure{Renderings: []Rendering{}, Needs: []Need{{Kind: "image", Ref: "a/b:1", Reason: "x", Places: []Place{}}}}
+		},
+		"dependency \"x\"": func(s *sample) {
+			s.lock.Items[0].Kind, s.lock.Items[0].Vendored = KindChart, []Dependency{{Name: "x"}}
+		},
 		"raw indexes, want 2":                  func(s *sample) { s.indexes = append(s.indexes, s.indexes[0]) },
 		"artifact type":                        func(s *sample) { s.index.ArtifactType = "application/x" },
 		"apiVersion":                           func(s *sample) { s.lock.APIVersion = "v9" },

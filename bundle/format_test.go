@@ -16,8 +16,10 @@ func TestFormatNamesTheFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	for heading, typ := range map[string]reflect.Type{
-		"| field | meaning |":            reflect.TypeFor[Lock](),
-		"| field of an item | meaning |": reflect.TypeFor[Item](),
+		"| field | meaning |":                reflect.TypeFor[Lock](),
+		"| field of an item | meaning |":     reflect.TypeFor[Item](),
+		"| field of a rendering | meaning |": reflect.TypeFor[Rendering](),
+		"| field of a need | meaning |":      reflect.TypeFor[Need](),
 	} {
 		_, table, ok := strings.Cut(string(page), heading+"\n")
 		if !ok {
@@ -42,7 +44,7 @@ func TestFormatNamesTheFields(t *testing.T) {
 		}
 	}
 	for _, constant := range []string{ArtifactTypeBundle, ArtifactTypeLock, ArtifactTypeGit, ArtifactTypeFile, MediaTypeGitConfig,
-		MediaTypeGitLayer, MediaTypeFileLayer, MediaTypeIndexLayer, AnnotationItem, LockVersion} {
+		MediaTypeGitLayer, MediaTypeFileLayer, MediaTypeIndexLayer, MediaTypeSpec, MediaTypeFolder, AnnotationItem, LockVersion} {
 		if !strings.Contains(string(page), "`"+constant+"`") {
 			t.Errorf("FORMAT.md does not name %s", constant)
 		}

@@ -20,14 +20,15 @@ const LockVersion = "plimsoll.lock.v1"
 // Lock names every item of a bundle by digest and says how a site serves it. Its JSON is canonical: ParseLock accepts
 // exactly the bytes that Encode gives.
 type Lock struct {
-	APIVersion string        `json:"apiVersion"` // LockVersion
-	Name       string        `json:"name"`       // the bundle's name, for example robot-stack
-	Version    string        `json:"version"`    // the bundle's version, for example v1.5.4
-	Created    string        `json:"created"`    // RFC 3339, UTC, whole seconds; from the source, never the wall clock
-	Builder    Tool          `json:"builder"`    // what made the bundle
-	Spec       digest.Digest `json:"spec"`       // of the bundle.yaml bytes
-	Bytes      int64         `json:"bytes"`      // of all items, each digest counted once
-	Items      []Item        `json:"items"`      // in the order of the index
+	APIVersion string        `json:"apiVersion"`        // LockVersion
+	Name       string        `json:"name"`              // the bundle's name, for example robot-stack
+	Version    string        `json:"version"`           // the bundle's version, for example v1.5.4
+	Created    string        `json:"created"`           // RFC 3339, UTC, whole seconds; from the source, never the wall clock
+	Builder    Tool          `json:"builder"`           // what made the bundle
+	Spec       digest.Digest `json:"spec"`              // of the bundle.yaml, which is a layer of the lock artifact
+	Bytes      int64         `json:"bytes"`             // of all items, each digest counted once
+	Items      []Item        `json:"items"`             // in the order of the index
+	Closure    *Closure      `json:"closure,omitempty"` // the completeness proof; absent when it was not made
 }
 
 // Tool is a program and its version.
@@ -44,6 +45,7 @@ const (
 	KindImage    Kind = "image"
 	KindChart    Kind = "chart"
 	KindGit      Kind = "git"
+	KindArtifact Kind = "artifact" // any other OCI artifact: a vulnerability database, a model, firmware
 	KindFile     Kind = "file"
 	KindReferrer Kind = "referrer"
 )
@@ -59,6 +61,7 @@ type Item struct {
 	Tags       []string           `json:"tags,omitempty"`       // the OCI tags it is served under
 	Platforms  []Platform         `json:"platforms,omitempty"`  // of an image: the manifests that the bundle carries; of an index: its entries in the bundle index
 	Sparse     bool               `json:"sparse,omitempty"`     // of an index: it names manifests that the bundle does not carry
+	Vendored   []Dependency       `json:"vendored,omitempty"`   // of a chart packed from a folder: the dependencies that the build fetched into it
 	Git        *Git               `json:"git,omitempty"`        //
 	File       *File              `json:"file,omitempty"`       //
 	Subject    digest.Digest      `json:"subject,omitempty"`    // of a referrer: the manifest it speaks of
@@ -68,6 +71,14 @@ type Item struct {
 type Platform struct {
 	Platform string        `json:"platform"` // os/arch[/variant], or "unknown" when the index does not say
 	Digest   digest.Digest `json:"digest"`
+}
+
+// Dependency is a chart that was fetched into another one.
+type Dependency struct {
+	Name       string        `json:"name"`
+	Version    string        `json:"version"`
+	Repository string        `json:"repository"` // as in Chart.yaml: https://…, oci://…, file://…
+	Digest     digest.Digest `json:"digest"`     // of its .tgz
 }
 
 // Git is what the site's mirror shows of a repository.
@@ -84,10 +95,11 @@ type GitRef struct {
 	Peeled string `json:"peeled,omitempty"` // of an annotated tag: the object it leads to
 }
 
-// File is a plain file.
+// File is a plain file, or a folder as a gzipped tar.
 type File struct {
-	Path string `json:"path"` // relative, slash-separated
-	Mode uint32 `json:"mode"` // permission bits
+	Path   string `json:"path"`             // relative, slash-separated
+	Mode   uint32 `json:"mode"`             // permission bits
+	Folder bool   `json:"folder,omitempty"` //
 }
 
 // Encode gives the canonical bytes.
@@ -154,6 +166,13 @@ func (l *Lock) Validate() error {
 	if err := l.Spec.Validate(); err != nil {
 		return fmt.Errorf("lock: spec digest %q: %w", l.Spec, err)
 	}
+	if err := l.validateItems(); err != nil {
+		return err
+	}
+	return l.Closure.validate(l)
+}
+
+func (l *Lock) validateItems() error {
 	names := make(map[string]struct{}, len(l.Items))
 	served := make(map[string]string, len(l.Items))
 	for _, it := range l.Items {
@@ -209,7 +228,7 @@ func (it Item) validate() error {
 		}
 	}
 	switch it.Kind {
-	case KindImage, KindChart, KindFile:
+	case KindImage, KindChart, KindArtifact, KindFile:
 		if err := CheckRepository(it.Repository); err != nil {
 			return err
 		}
@@ -224,6 +243,14 @@ func (it Item) validate() error {
 		return it.validateGit()
 	default:
 		return fmt.Errorf("unknown kind %q", it.Kind)
+	}
+	if it.Vendored != nil && it.Kind != KindChart {
+		return fmt.Errorf("fields do not fit kind %q", it.Kind)
+	}
+	for _, d := range it.Vendored {
+		if d.Name == "" || d.Version == "" || d.Digest.Validate() != nil {
+			return fmt.Errorf("dependency %q %q %q: want name, version and digest", d.Name, d.Version, d.Digest)
+		}
 	}
 	for _, p := range it.Platforms {
 		if err := p.Digest.Validate(); err != nil {

@@ -48,7 +48,7 @@ type Bundle struct {
 	Raw          []byte             // the index as it was read
 	Index        ocispec.Index      //
 	Lock         *Lock              //
-	LockManifest ocispec.Manifest   // its layers beyond the first are raw image indexes (MediaTypeIndexLayer)
+	LockManifest ocispec.Manifest   // its layers are the lock, bundle.yaml, and raw image indexes (MediaTypeIndexLayer)
 }
 
 // Load reads the index and the lock below root and checks that they name the same items.
@@ -87,15 +87,32 @@ func (b *Bundle) loadLock(ctx context.Context, f Fetcher) error {
 	}
 	m := b.LockManifest
 	if m.MediaType != ocispec.MediaTypeImageManifest || m.ArtifactType != ArtifactTypeLock ||
-		len(m.Layers) == 0 || m.Layers[0].MediaType != MediaTypeLock {
+		len(m.Layers) < 2 || m.Layers[0].MediaType != MediaTypeLock || m.Layers[1].MediaType != MediaTypeSpec {
 		return errors.New("lock manifest: not a lock artifact")
 	}
 	data, err := ReadBlob(ctx, f, m.Layers[0], MaxLock)
 	if err != nil {
 		return inItem(ItemLock, err)
 	}
-	b.Lock, err = ParseLock(data)
-	return err
+	if b.Lock, err = ParseLock(data); err != nil {
+		return err
+	}
+	if m.Layers[1].Digest != b.Lock.Spec {
+		return fmt.Errorf("lock manifest: bundle.yaml is %s, the lock says %s", m.Layers[1].Digest, b.Lock.Spec)
+	}
+	return nil
+}
+
+// MaxSpec bounds the bytes of a bundle.yaml.
+const MaxSpec = 1 << 20
+
+// Spec reads the bundle.yaml that the bundle was built from.
+func (b *Bundle) Spec(ctx context.Context, f Fetcher) ([]byte, error) {
+	data, err := ReadBlob(ctx, f, b.LockManifest.Layers[1], MaxSpec)
+	if err != nil {
+		return nil, inItem(ItemLock, err)
+	}
+	return data, nil
 }
 
 // compare checks that index and lock name the same things in the same order, so that neither can smuggle anything in.
@@ -134,7 +151,7 @@ func (b *Bundle) compare() error {
 	if len(entries) > 0 {
 		return fmt.Errorf("index: %s is not in the lock", entries[0].Digest)
 	}
-	if layers := len(b.LockManifest.Layers) - 1; layers != b.countIndexes() {
+	if layers := len(b.LockManifest.Layers) - 2; layers != b.countIndexes() {
 		return fmt.Errorf("lock manifest: %d raw indexes, want %d", layers, b.countIndexes())
 	}
 	return nil
@@ -152,7 +169,7 @@ func (b *Bundle) countIndexes() int {
 
 // IndexLayer gives the layer of the lock artifact that holds the raw bytes of an item that is an index.
 func (b *Bundle) IndexLayer(it Item) (ocispec.Descriptor, bool) {
-	for _, layer := range b.LockManifest.Layers[1:] {
+	for _, layer := range b.LockManifest.Layers[2:] {
 		if IsIndex(it.Descriptor.MediaType) && layer.Digest == it.Descriptor.Digest && layer.Size == it.Descriptor.Size &&
 			layer.MediaType == MediaTypeIndexLayer {
 			return layer, true

@@ -164,7 +164,7 @@ func (f *fixture) release(version string, entries ...entry) *bundle.Bundle {
 		}
 	}
 	raw := must(lock.Encode())(f.t)
-	lockManifest.Layers = append([]ocispec.Descriptor{f.put(bundle.MediaTypeLock, raw)}, indexes...)
+	lockManifest.Layers = append([]ocispec.Descriptor{f.put(bundle.MediaTypeLock, raw), f.put(bundle.MediaTypeSpec, []byte("spec"))}, indexes...)
 	index.Manifests[0] = f.putJSON(ocispec.MediaTypeImageManifest, lockManifest)
 	index.Manifests[0].Annotations = map[string]string{bundle.AnnotationItem: bundle.ItemLock}
 	root := f.putJSON(ocispec.MediaTypeImageIndex, index)

@@ -45,12 +45,14 @@ type Metadata struct {
 
 // Spec is what the bundle carries.
 type Spec struct {
-	Source    Source   `yaml:"source"`
-	Platforms []string `yaml:"platforms"` // os/arch[/variant] of images that do not say their own; empty: all
-	Images    []Image  `yaml:"images"`
-	Charts    []Chart  `yaml:"charts"`
-	Git       []Git    `yaml:"git"`
-	Files     []File   `yaml:"files"`
+	Source    Source     `yaml:"source"`
+	Platforms []string   `yaml:"platforms"` // os/arch[/variant] of images that do not say their own; empty: all
+	Images    []Image    `yaml:"images"`
+	Charts    []Chart    `yaml:"charts"`
+	Git       []Git      `yaml:"git"`
+	Artifacts []Artifact `yaml:"artifacts"`
+	Files     []File     `yaml:"files"`
+	Closure   Closure    `yaml:"closure"`
 }
 
 // Source says where the bundle.yaml itself comes from; it ends in the annotations of the bundle.
@@ -61,21 +63,46 @@ type Source struct {
 
 // Image is a container image, of one platform or of many. A plain string in the list stands for its Ref.
 type Image struct {
-	Ref       string   `yaml:"ref,required,shorthand"` // as written: ghcr.io/acme/robot-app:v1.5.4[@sha256:…]
+	Ref       string   `yaml:"ref,required,shorthand"` // as written: ghcr.io/acme/robot-app:v1.5.4[@sha256:…], or a local one: see Local
 	As        string   `yaml:"as"`                     // as written: repository[:tag]
 	Platforms []string `yaml:"platforms"`              // Spec.Platforms unless the image says its own; empty: all
 
-	Reference  Reference `yaml:"-"` // Ref, taken apart
+	Reference  Reference `yaml:"-"` // Ref, taken apart; zero when Local is set
+	Local      Local     `yaml:"-"` // where Ref names something on this machine
 	Repository string    `yaml:"-"` // under which the site serves it: ghcr.io/acme/robot-app
 	Tag        string    `yaml:"-"` // under which the site serves it; empty: by digest only
 	Position   Position  `yaml:"-"`
 }
 
-// Chart is a Helm chart: a folder or a .tgz (Path), or an OCI artifact (Ref). Exactly one of the two is set.
+// Local is an image on this machine, written as containers-transports(5) has it: oci:PATH[:TAG], oci-archive:FILE[:TAG],
+// docker-archive:FILE[:REPOSITORY:TAG].
+type Local struct {
+	Transport string // oci, oci-archive, docker-archive; empty: not local
+	Path      string // as written; Bundle.Path makes a file name of it
+	Name      string // what stands behind the path: a tag, a digest, a repository with a tag; empty: the only image there
+}
+
+// Artifact is any other OCI artifact: a vulnerability database, a model, firmware. A plain string stands for its Ref.
+type Artifact struct {
+	Ref string `yaml:"ref,required,shorthand"` // as written: ghcr.io/acme/models/grasp:v3[@sha256:…]
+	As  string `yaml:"as"`                     // as written: repository[:tag]
+
+	Reference  Reference `yaml:"-"`
+	Repository string    `yaml:"-"`
+	Tag        string    `yaml:"-"`
+	Position   Position  `yaml:"-"`
+}
+
+// Chart is a Helm chart: a folder or a .tgz (Path), an OCI artifact (Ref), or one of a classic chart repository
+// (ChartRepository with Name and Version). Exactly one of the three is set.
 type Chart struct {
-	Path string `yaml:"path"` // as written; Bundle.Path makes a file name of it
-	Ref  string `yaml:"ref"`  // as written: oci://ghcr.io/acme/charts/robot-app:1.2.3
-	As   string `yaml:"as"`   // as written: repository; the tag is always the chart's version
+	Path   string   `yaml:"path"`       // as written; Bundle.Path makes a file name of it
+	Ref    string   `yaml:"ref"`        // as written: oci://ghcr.io/acme/charts/robot-app:1.2.3
+	URL    string   `yaml:"repository"` // as written: https://charts.example.com
+	Name   string   `yaml:"name"`       // of the chart at URL
+	Semver string   `yaml:"version"`    // at URL: a version, or a constraint of which the newest is taken
+	As     string   `yaml:"as"`         // as written: repository; the tag is always the chart's version
+	Values []string `yaml:"values"`     // values files with which the site renders it, stacked; one with * makes one rendering for each match
 
 	Reference  Reference `yaml:"-"` // Ref, taken apart
 	Repository string    `yaml:"-"` // under which the site serves it; empty: Bundle.ChartRepository, once the chart's name is known
@@ -84,21 +111,47 @@ type Chart struct {
 
 // Git is a Git repository.
 type Git struct {
-	URL  string   `yaml:"url,required"` // as written: a URL, host:path, or a local path
-	As   string   `yaml:"as"`           // as written: github.com/acme/robot-deployment
-	Refs []string `yaml:"refs"`         // branches and tags, short or full, with * for any text; empty: all. See gitpack.Match.
-	Head string   `yaml:"head"`         // the branch that a clone checks out, short or full; empty: what the upstream says
+	URL     string   `yaml:"url,required"` // as written: a URL, host:path, or a local path
+	As      string   `yaml:"as"`           // as written: github.com/acme/robot-deployment
+	Refs    []string `yaml:"refs"`         // branches and tags, short or full, with * for any text; empty: all. See gitpack.Match.
+	Head    string   `yaml:"head"`         // the branch that a clone checks out, short or full; empty: what the upstream says
+	Renders []Render `yaml:"renders"`      // what the site renders that no manifest in the repository says
 
 	Local      bool     `yaml:"-"` // URL is a path on this machine; Bundle.Path makes a file name of it
 	Repository string   `yaml:"-"` // under which the site serves it: github.com/acme/robot-deployment
 	Position   Position `yaml:"-"`
 }
 
-// File is a plain file.
+// Render says that the site renders a chart in a Git repository. All paths start at the root of the repository.
+type Render struct {
+	Chart     string   `yaml:"chart,required"` // its folder: charts/robot-app
+	Values    []string `yaml:"values"`         // as Chart.Values: robot-values/*.yaml is one rendering for each robot
+	Release   string   `yaml:"release"`        // the release's name; default: the chart's
+	Namespace string   `yaml:"namespace"`      // default: default
+}
+
+// Closure says what the completeness proof cannot know by itself.
+type Closure struct {
+	ImageFields   []string   `yaml:"imageFields"`   // fields of custom resources that name images: Robot.spec.runtime.image
+	Ignore        []string   `yaml:"ignore"`        // paths in Git repositories that the site never renders; ** stands for any folders
+	KubeVersion   string     `yaml:"kubeVersion"`   // of the site's clusters, for charts that ask: "1.33"
+	APIVersions   []string   `yaml:"apiVersions"`   // that the site's clusters have beyond Kubernetes' own
+	AllowExternal []External `yaml:"allowExternal"` // what the site gets from elsewhere
+}
+
+// External is something that the bundle does not carry on purpose.
+type External struct {
+	Ref    string `yaml:"ref,required"`    // an image, a chart or a Git repository as the proof's table prints it; * stands for any text
+	Reason string `yaml:"reason,required"` // for the auditor; it goes into the lock
+
+	Position Position `yaml:"-"`
+}
+
+// File is a plain file, or a folder with all that is in it.
 type File struct {
 	Path string `yaml:"path,required"` // as written; Bundle.Path makes a file name of it
 	As   string `yaml:"as"`            // as written: repository
-	Name string `yaml:"name"`          // file name at the site; default: the last part of Path
+	Name string `yaml:"name"`          // name at the site; default: the last part of Path
 
 	Repository string   `yaml:"-"` // under which the site serves it; the tag is Bundle.Tag
 	Position   Position `yaml:"-"`

@@ -7,12 +7,17 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/Masterminds/semver/v3"
+
 	"github.com/plimsoll/plimsoll/bundle"
 )
 
 var (
 	namePattern    = regexp.MustCompile(`^[a-z0-9]+([._-][a-z0-9]+)*$`) // one part of an OCI repository name
 	versionPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+-]{0,127}$`)
+
+	chartNamePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+	labelPattern     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 )
 
 const maxBundleName = 64 // bytes; leaves room for the rest of a repository name
@@ -46,12 +51,16 @@ func (p *parser) validate(b *Bundle) {
 	for i := range s.Git {
 		p.git(fmt.Sprintf("spec.git[%d]", i), &s.Git[i], served)
 	}
+	for i := range s.Artifacts {
+		p.artifact(fmt.Sprintf("spec.artifacts[%d]", i), &s.Artifacts[i], served)
+	}
 	for i := range s.Files {
 		p.plainFile(fmt.Sprintf("spec.files[%d]", i), b, &s.Files[i], served)
 	}
-	items := len(s.Images) + len(s.Charts) + len(s.Git) + len(s.Files)
+	p.closure(&s.Closure)
+	items := len(s.Images) + len(s.Charts) + len(s.Git) + len(s.Artifacts) + len(s.Files)
 	if at, ok := p.positions["spec"]; ok && len(p.errs) == 0 && items == 0 {
-		p.fail(at, "nothing to carry, want images, charts, git or files")
+		p.fail(at, "nothing to carry, want images, charts, git, artifacts or files")
 	} else if items >= bundle.MaxItems {
 		p.fail(at, fmt.Sprintf("%d items, the limit is %d", items, bundle.MaxItems-1))
 	}
@@ -114,53 +123,81 @@ func (p *parser) image(field string, s *Spec, image *Image, served map[string]st
 	if image.Ref == "" {
 		return
 	}
-	ref, err := parseReference(image.Ref)
+	local, err := parseLocal(image.Ref)
 	if err != nil {
 		p.bad(field+".ref", "%v", err)
 		return
 	}
-	image.Reference, image.Repository, image.Tag = ref, ref.Repository, ref.Tag
-	at := field + ".ref"
-	if image.As != "" {
-		at = field + ".as"
-		repository, tag := splitTag(image.As)
-		if err := checkServed(repository, tag); err != nil {
-			p.bad(at, "%q: %v, want repository[:tag] as in ghcr.io/acme/robot-app:v1.5.4", image.As, err)
-			return
+	if image.Local = local; local.Transport != "" {
+		p.localImage(field, image, served)
+		return
+	}
+	image.Reference, image.Repository, image.Tag = p.remote(field, image.Ref, image.As, served)
+}
+
+// localImage is an image of this machine: nothing but as says what it is called.
+func (p *parser) localImage(field string, image *Image, served map[string]string) {
+	repository, tag := splitTag(image.As)
+	if err := checkServed(repository, tag); err != nil || tag == "" {
+		at := field + ".as"
+		if image.As == "" {
+			at = field + ".ref"
 		}
-		image.Repository = repository
-		if tag != "" {
-			image.Tag = tag
+		p.bad(at, "%q is on this machine, want as: where the site serves it, as in ghcr.io/acme/robot-app:v1.5.4", image.Ref)
+		return
+	}
+	image.Repository, image.Tag = repository, tag
+	p.serve(served, repository+":"+tag, field+".as")
+}
+
+// remote takes a reference apart and says where the site serves it: under its own name, or under as.
+func (p *parser) remote(field, written, as string, served map[string]string) (ref Reference, repository, tag string) {
+	ref, err := parseReference(written)
+	if err != nil {
+		p.bad(field+".ref", "%v", err)
+		return Reference{}, "", ""
+	}
+	repository, tag = ref.Repository, ref.Tag
+	at := field + ".ref"
+	if as != "" {
+		at = field + ".as"
+		asRepository, asTag := splitTag(as)
+		if err := checkServed(asRepository, asTag); err != nil {
+			p.bad(at, "%q: %v, want repository[:tag] as in ghcr.io/acme/robot-app:v1.5.4", as, err)
+			return ref, "", ""
+		}
+		repository = asRepository
+		if asTag != "" {
+			tag = asTag
 		}
 	}
-	place := image.Repository + ":" + image.Tag
-	if image.Tag == "" {
-		place = image.Repository + "@" + ref.Digest
+	place := repository + ":" + tag
+	if tag == "" {
+		place = repository + "@" + ref.Digest
 	}
 	p.serve(served, place, at)
+	return ref, repository, tag
+}
+
+func (p *parser) artifact(field string, a *Artifact, served map[string]string) {
+	a.Position = p.positions[field]
+	if a.Ref != "" {
+		a.Reference, a.Repository, a.Tag = p.remote(field, a.Ref, a.As, served)
+	}
 }
 
 func (p *parser) chart(field string, c *Chart, served map[string]string) {
 	c.Position = p.positions[field]
-	_, isMapping := p.positions[field]
-	switch {
-	case c.Path != "" && c.Ref != "":
-		p.bad(field+".ref", "next to path, want exactly one of path and ref")
-		return
-	case c.Path == "" && c.Ref == "":
-		_, hasPath := p.positions[field+".path"]
-		_, hasRef := p.positions[field+".ref"]
-		if isMapping && !hasPath && !hasRef && !p.reported(field) {
-			p.bad(field, "neither path nor ref, want exactly one of them")
-		}
-		return
-	}
 	at := field + ".as"
-	if c.Path != "" {
+	switch p.oneOf(field, "path", "ref", "repository") {
+	case "path":
 		if err := checkPath(c.Path); err != nil {
 			p.bad(field+".path", "%v", err)
 		}
-	} else {
+	case "ref":
+		if c.Ref == "" {
+			return
+		}
 		ref, err := parseChartReference(c.Ref)
 		if err != nil {
 			p.bad(field+".ref", "%v", err)
@@ -169,6 +206,22 @@ func (p *parser) chart(field string, c *Chart, served map[string]string) {
 		c.Reference, c.Repository = ref, ref.Repository
 		if c.As == "" {
 			at = field + ".ref"
+		}
+	case "repository":
+		if !p.classicChart(field, c) {
+			return
+		}
+	default:
+		return
+	}
+	for _, other := range []string{"name", "version"} {
+		if _, ok := p.positions[field+"."+other]; ok && c.URL == "" {
+			p.bad(field+"."+other, "without repository, want it only next to the URL of a chart repository")
+		}
+	}
+	for i, name := range c.Values {
+		if err := checkPath(name); err != nil {
+			p.bad(fmt.Sprintf("%s.values[%d]", field, i), "%v", err)
 		}
 	}
 	if c.As != "" {
@@ -182,6 +235,84 @@ func (p *parser) chart(field string, c *Chart, served map[string]string) {
 	// The version of a chart from a folder is not known here; the builder finds those that collide.
 	if c.Reference.Tag != "" {
 		p.serve(served, c.Repository+":"+c.Reference.Tag, at)
+	}
+}
+
+// oneOf gives the only field of names that is written, and reports when there is none or more than one.
+func (p *parser) oneOf(field string, names ...string) string {
+	var written []string
+	for _, name := range names {
+		if _, ok := p.positions[field+"."+name]; ok {
+			written = append(written, name)
+		}
+	}
+	want := fmt.Sprintf("want exactly one of %s and %s", strings.Join(names[:len(names)-1], ", "), names[len(names)-1])
+	switch {
+	case len(written) > 1:
+		p.bad(field+"."+written[1], "next to %s, %s", written[0], want)
+		return ""
+	case len(written) == 0:
+		if _, isMapping := p.positions[field]; isMapping && !p.reported(field) {
+			p.bad(field, "none of %s, %s", strings.Join(names, ", "), want)
+		}
+		return ""
+	}
+	return written[0]
+}
+
+func (p *parser) classicChart(field string, c *Chart) bool {
+	if c.URL == "" {
+		return false
+	}
+	repository, err := parseChartURL(c.URL)
+	switch {
+	case err != nil:
+		p.bad(field+".repository", "%v", err)
+		return false
+	case c.Name == "" || c.Semver == "":
+		if !p.reported(field) {
+			p.bad(field, "repository without name and version, want all three")
+		}
+		return false
+	case !chartNamePattern.MatchString(c.Name):
+		p.bad(field+".name", "%q, want the name of a chart", c.Name)
+		return false
+	}
+	if _, err := semver.NewConstraint(c.Semver); err != nil {
+		p.bad(field+".version", "%q, want a version or a constraint as in 15.3.1 or ~15.3", c.Semver)
+		return false
+	}
+	c.Repository = repository + "/" + c.Name
+	if err := bundle.CheckRepository(c.Repository); err != nil && c.As == "" {
+		p.bad(field+".repository", "%q cannot stand in the name of an OCI repository, want as:, as in charts/%s", c.URL, c.Name)
+		return false
+	}
+	return true
+}
+
+// paths checks paths that start at the root of a repository.
+func (p *parser) paths(field string, list []string) {
+	for i, name := range list {
+		if err := checkInside(name); name != "" && err != nil {
+			p.bad(fmt.Sprintf("%s[%d]", field, i), "%v", err)
+		}
+	}
+}
+
+func (p *parser) closure(c *Closure) {
+	p.paths("spec.closure.ignore", c.Ignore)
+	if _, err := semver.NewVersion(c.KubeVersion); c.KubeVersion != "" && err != nil {
+		p.bad("spec.closure.kubeVersion", "%q, want a version as in \"1.33\"", c.KubeVersion)
+	}
+	for i := range c.AllowExternal {
+		field := fmt.Sprintf("spec.closure.allowExternal[%d]", i)
+		c.AllowExternal[i].Position = p.positions[field]
+		if ref := c.AllowExternal[i].Ref; !printable(ref) || strings.Trim(ref, "*/:. ") == "" && ref != "" {
+			p.bad(field+".ref", "%q, want a reference: what is allowed must be named", ref)
+		}
+		if reason := c.AllowExternal[i].Reason; !printable(reason) {
+			p.bad(field+".reason", "%q, want one line of text", reason)
+		}
 	}
 }
 
@@ -216,6 +347,18 @@ func (p *parser) git(field string, g *Git, served map[string]string) {
 	}
 	p.serve(served, g.Repository, at)
 	p.refs(field, g)
+	for i, r := range g.Renders {
+		at := fmt.Sprintf("%s.renders[%d]", field, i)
+		if err := checkInside(r.Chart); r.Chart != "" && err != nil {
+			p.bad(at+".chart", "%v", err)
+		}
+		p.paths(at+".values", r.Values)
+		for name, value := range map[string]string{"release": r.Release, "namespace": r.Namespace} {
+			if value != "" && !labelPattern.MatchString(value) {
+				p.bad(at+"."+name, "%q, want a DNS label of Kubernetes (RFC 1123)", value)
+			}
+		}
+	}
 }
 
 func (p *parser) refs(field string, g *Git) {

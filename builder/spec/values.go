@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,6 +27,39 @@ func checkPath(p string) error {
 		return fmt.Errorf("%q, want a path without control characters", p)
 	}
 	return nil
+}
+
+// checkInside wants a clean path that cannot leave the folder that it starts at.
+func checkInside(p string) error {
+	if !printable(p) || !filepath.IsLocal(p) || path.Clean(p) != p || strings.ContainsRune(p, '\\') {
+		return fmt.Errorf("%q, want a clean path without .., as in robot-values/*.yaml", p)
+	}
+	return nil
+}
+
+// parseLocal takes a reference of containers-transports(5) apart, or gives the zero value for what is none.
+func parseLocal(ref string) (Local, error) {
+	transport, rest, _ := strings.Cut(ref, ":")
+	if !slices.Contains([]string{"oci", "oci-archive", "docker-archive"}, transport) || strings.HasPrefix(rest, "//") {
+		return Local{}, nil
+	}
+	name, selected, _ := strings.Cut(rest, ":")
+	if name == "" {
+		return Local{}, fmt.Errorf("%q names no file, want %s:PATH[:TAG]", ref, transport)
+	}
+	return Local{Transport: transport, Path: name, Name: selected}, checkPath(rest)
+}
+
+// parseChartURL gives the place under which the site serves the charts of a classic repository: its host and path.
+func parseChartURL(s string) (string, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" || !printable(s) {
+		return "", fmt.Errorf("%q, want the URL of a chart repository as in https://charts.example.com; a chart in an OCI registry is a ref", s)
+	}
+	if u.User != nil {
+		return "", fmt.Errorf("%q holds credentials, want them in the docker configuration: a bundle.yaml is read by many", u.Redacted())
+	}
+	return strings.TrimSuffix(strings.ToLower(u.Host)+path.Clean("/"+u.Path), "/"), nil
 }
 
 // splitTag takes the tag off a reference without a digest.

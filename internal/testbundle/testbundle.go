@@ -68,6 +68,9 @@ type Bundle struct {
 	byID   map[digest.Digest][]byte
 }
 
+// spec stands for a bundle.yaml.
+const spec = "kind: Bundle\n"
+
 // New makes a bundle, the same one for the same options.
 func New(t testing.TB, o Options) *Bundle {
 	t.Helper()
@@ -80,7 +83,7 @@ func New(t testing.TB, o Options) *Bundle {
 	m := &maker{t: t, Bundle: &Bundle{Tag: o.Version, byID: make(map[digest.Digest][]byte)}}
 	m.lock = bundle.Lock{
 		APIVersion: bundle.LockVersion, Name: "robot-stack", Version: o.Version, Created: "2025-01-02T03:04:05Z",
-		Builder: bundle.Tool{Name: "testbundle", Version: "1"}, Spec: digest.FromString("spec"),
+		Builder: bundle.Tool{Name: "testbundle", Version: "1"}, Spec: digest.FromString(spec),
 	}
 	m.image(o)
 	m.sparse()
@@ -309,7 +312,7 @@ func (m *maker) index() {
 	}
 	lock := m.putJSON(ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: bundle.ArtifactTypeLock,
-		Config: m.empty(), Layers: append([]ocispec.Descriptor{m.put(bundle.MediaTypeLock, data)}, m.indexes...),
+		Config: m.empty(), Layers: append([]ocispec.Descriptor{m.put(bundle.MediaTypeLock, data), m.put(bundle.MediaTypeSpec, []byte(spec))}, m.indexes...),
 	})
 	lock.Annotations = map[string]string{bundle.AnnotationItem: bundle.ItemLock}
 	m.Lock = &m.lock
