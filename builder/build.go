@@ -14,7 +14,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/plimsoll/plimsoll/attest/sign"
+	"github.com/plimsoll/plimsoll/builder/chartrepo"
+	"github.com/plimsoll/plimsoll/builder/closure"
 	"github.com/plimsoll/plimsoll/builder/origin"
+	"github.com/plimsoll/plimsoll/builder/pins"
 	"github.com/plimsoll/plimsoll/builder/spec"
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/bundle/media"
@@ -25,13 +28,18 @@ import (
 
 // Options say what to build and with what.
 type Options struct {
-	Spec       *spec.Bundle
-	SpecDigest digest.Digest // of the bytes of bundle.yaml
+	Spec     *spec.Bundle
+	SpecData []byte       // the bytes of bundle.yaml, which travel in the bundle
+	Pins     *pins.Pins   // what tags and branches resolve to; nil: what their places say now
+	Since    *Predecessor // whose Git layers are reused; nil: Git layers are full
 
 	Registries  *origin.Registries
-	Release     *sign.Signer  // signs the bundle, and the images it vouches for; nil: unsigned
-	Attestation *sign.Signer  // signs SBOMs and provenance; nil: SBOMs are attached unsigned, provenance is left out
-	SBOM        SBOMGenerator // nil: images that bring no SBOM get none
+	Charts      *chartrepo.Client // nil: one with default settings
+	Render      Render            // renders what the site will; nil: completeness is not proved
+	Bare        bool              // make nothing that travels beside the bundle: its own signatures and provenance
+	Release     *sign.Signer      // signs the bundle, and the images it vouches for; nil: unsigned
+	Attestation *sign.Signer      // signs SBOMs and provenance; nil: SBOMs are attached unsigned, provenance is left out
+	SBOM        SBOMGenerator     // nil: images that bring no SBOM get none
 
 	Created  time.Time     // when Spec does not say; zero: the time of the newest packed Git commit
 	Version  string        // of the builder
@@ -40,6 +48,9 @@ type Options struct {
 	Workers  int           // blobs copied at once; 4 if zero
 	Progress progress.Func // may be nil
 }
+
+// Render runs plimsoll-render, or does what it does.
+type Render func(ctx context.Context, r closure.Request) (*closure.Answer, error)
 
 // SBOMGenerator makes an SPDX document for one platform manifest whose blobs are in the sink.
 type SBOMGenerator func(ctx context.Context, sink media.Sink, manifest ocispec.Descriptor, subject sbom.Subject) ([]byte, error)
@@ -55,24 +66,30 @@ func (e *NoTimeError) Error() string {
 
 // Result is a finished bundle.
 type Result struct {
-	Root   ocispec.Descriptor
-	Tag    string
-	Lock   *bundle.Lock
-	Beside []media.Referrer // signatures and attestations of the bundle itself
+	Root    ocispec.Descriptor
+	Tag     string
+	Lock    *bundle.Lock
+	Beside  []media.Referrer // signatures and attestations of the bundle itself
+	Verdict *closure.Verdict // of the completeness proof; nil when it was not made
+}
+
+// IncompleteError says that the site will need what the bundle does not carry.
+type IncompleteError struct {
+	Verdict *closure.Verdict
+}
+
+func (e *IncompleteError) Error() string {
+	return fmt.Sprintf("the bundle is incomplete: %d things that the site will need are not in it", len(e.Verdict.Gaps))
 }
 
 // Build resolves everything that the spec names into sink and commits it there.
 func Build(ctx context.Context, sink media.Sink, o Options) (*Result, error) {
-	if o.Workers == 0 {
-		o.Workers = 4
-	}
-	if o.Registries == nil {
-		o.Registries = &origin.Registries{}
-	}
+	o = o.withDefaults()
 	a := &assembly{
 		o: o, sink: sink, created: o.Spec.Metadata.Created,
 		counted: make(map[digest.Digest]struct{}), placed: make(map[string]struct{}),
 	}
+	defer a.close()
 	if a.created.IsZero() {
 		a.created = o.Created
 	}
@@ -92,6 +109,19 @@ func Build(ctx context.Context, sink media.Sink, o Options) (*Result, error) {
 	return a.finish(ctx)
 }
 
+func (o Options) withDefaults() Options {
+	if o.Workers == 0 {
+		o.Workers = 4
+	}
+	if o.Registries == nil {
+		o.Registries = &origin.Registries{}
+	}
+	if o.Charts == nil {
+		o.Charts = &chartrepo.Client{Registries: o.Registries}
+	}
+	return o
+}
+
 // assembly is one build under way.
 type assembly struct {
 	o       Options
@@ -102,37 +132,68 @@ type assembly struct {
 	referrers    []bundle.Item          // go behind all other items
 	entries      [][]ocispec.Descriptor // of items; referrers have one each, their own
 	indexes      []ocispec.Descriptor   // raw upstream indexes, as layers of the lock artifact
-	images       []*image
+	images       []*image               // and charts and artifacts of registries
+	packedCharts []packedChart          // all charts
+	packedGit    []*packedGit           // until the proof is made
 	newestCommit time.Time
+	verdict      *closure.Verdict
 
 	counted map[digest.Digest]struct{} // for bytes
 	bytes   int64
 	placed  map[string]struct{} // referrers by repository and digest
 }
 
+// collect reads first what is small: manifests, charts and Git repositories. When these prove that nothing is missing, the
+// large blobs are copied.
 func (a *assembly) collect(ctx context.Context) error {
-	s := a.o.Spec
-	for _, im := range s.Spec.Images {
-		if err := a.addImage(ctx, im); err != nil {
+	s := a.o.Spec.Spec
+	for _, im := range s.Images {
+		if err := a.resolve(ctx, source{bundle.KindImage, im.Ref, im.Reference, im.Local, im.Repository, im.Tag, im.Platforms}); err != nil {
 			return im.Position.Wrap("", err)
 		}
 	}
-	for _, c := range s.Spec.Charts {
+	for _, c := range s.Charts {
 		if err := a.addChart(ctx, c); err != nil {
 			return c.Position.Wrap("", err)
 		}
 	}
-	for _, g := range s.Spec.Git {
+	for _, g := range s.Git {
 		if err := a.addGit(ctx, g); err != nil {
 			return g.Position.Wrap("", err)
 		}
 	}
-	for _, f := range s.Spec.Files {
+	for _, r := range s.Artifacts {
+		if err := a.resolve(ctx, source{kind: bundle.KindArtifact, written: r.Ref, reference: r.Reference, repository: r.Repository, tag: r.Tag}); err != nil {
+			return r.Position.Wrap("", err)
+		}
+	}
+	if err := a.prove(ctx); err != nil {
+		return err
+	}
+	for _, im := range a.images {
+		if im.kind == bundle.KindChart {
+			continue // copied already
+		}
+		if err := a.carry(ctx, im); err != nil {
+			return inItem(im.item, err)
+		}
+	}
+	for _, f := range s.Files {
 		if err := a.addFile(ctx, f); err != nil {
 			return f.Position.Wrap("", err)
 		}
 	}
 	return nil
+}
+
+// close gives back what the sources hold. Nothing of it is needed any more, so that errors do not matter.
+func (a *assembly) close() {
+	for _, im := range a.images {
+		_ = im.from.Close()
+	}
+	for _, g := range a.packedGit {
+		_ = g.Close()
+	}
 }
 
 // add appends an item; descs are its entries in the index.
@@ -150,9 +211,13 @@ func (a *assembly) finish(ctx context.Context) (*Result, error) {
 		Version:    a.o.Spec.Metadata.Version,
 		Created:    a.created.Format(time.RFC3339),
 		Builder:    bundle.Tool{Name: "plimsoll", Version: a.o.Version},
-		Spec:       a.o.SpecDigest,
+		Spec:       digest.FromBytes(a.o.SpecData),
+		SBOM:       a.o.SBOM != nil,
 		Bytes:      a.bytes,
 		Items:      append(slices.Clone(a.items), a.referrers...),
+	}
+	if a.verdict != nil {
+		lock.Closure = a.verdict.Closure
 	}
 	lockManifest, err := a.putLock(ctx, lock)
 	if err != nil {
@@ -191,7 +256,7 @@ func (a *assembly) finish(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	res := &Result{Root: root, Tag: a.o.Spec.Tag(), Lock: lock, Beside: beside}
+	res := &Result{Root: root, Tag: a.o.Spec.Tag(), Lock: lock, Beside: beside, Verdict: a.verdict}
 	return res, a.sink.Commit(ctx, root, res.Tag, beside)
 }
 
@@ -204,7 +269,11 @@ func (a *assembly) putLock(ctx context.Context, lock *bundle.Lock) (ocispec.Desc
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return a.putArtifact(ctx, bundle.ArtifactTypeLock, nil, append([]ocispec.Descriptor{layer}, a.indexes...), nil)
+	written, err := a.put(ctx, bundle.MediaTypeSpec, a.o.SpecData)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return a.putArtifact(ctx, bundle.ArtifactTypeLock, nil, append([]ocispec.Descriptor{layer, written}, a.indexes...), nil)
 }
 
 func entry(d ocispec.Descriptor, item string) ocispec.Descriptor {

@@ -117,15 +117,20 @@ func (a *assembly) putFile(ctx context.Context, path, mediaType, name string) (o
 		return desc, err
 	}
 	desc.Digest = digester.Digest()
-	has, err := a.sink.Has(ctx, desc)
-	if err != nil || has {
-		return desc, err
-	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return desc, err
 	}
+	return desc, a.putFrom(ctx, desc, f, name)
+}
+
+// putFrom writes a blob of which everything is known, unless it is there.
+func (a *assembly) putFrom(ctx context.Context, desc ocispec.Descriptor, r io.Reader, name string) error {
+	has, err := a.sink.Has(ctx, desc)
+	if err != nil || has {
+		return err
+	}
 	m := &meter{send: a.o.Progress, event: progress.Event{Stage: "copy", Name: name, Total: desc.Size}}
-	err = a.sink.Put(ctx, desc, &metered{r: f, m: m})
+	err = a.sink.Put(ctx, desc, &metered{r: r, m: m})
 	m.end()
-	return desc, err
+	return err
 }

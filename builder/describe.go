@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"fmt"
+	"regexp"
 
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,6 +23,9 @@ const builderID = "https://plimsoll.dev/builder"
 // describe gives each image an SBOM, unless it brought one, and signs each image index and platform manifest.
 func (a *assembly) describe(ctx context.Context) error {
 	for _, im := range a.images {
+		if im.kind != bundle.KindImage {
+			continue
+		}
 		if err := a.describeImage(ctx, im); err != nil {
 			return inItem(im.item, err)
 		}
@@ -131,6 +135,9 @@ func (a *assembly) putSigned(ctx context.Context, artifact sign.Artifact) (int64
 // beside the bundle: they speak of its digest.
 func (a *assembly) vouch(ctx context.Context, root ocispec.Descriptor, lock *bundle.Lock) ([]media.Referrer, error) {
 	var artifacts []sign.Artifact
+	if a.o.Bare {
+		return nil, nil
+	}
 	if a.o.Release != nil {
 		a.o.Progress.Report(progress.Event{Stage: "sign", Name: lock.Name + " " + lock.Version})
 		signed, err := a.o.Release.SignManifest(root, lock.Name)
@@ -163,11 +170,22 @@ func (a *assembly) vouch(ctx context.Context, root ocispec.Descriptor, lock *bun
 	return beside, nil
 }
 
+var commitPattern = regexp.MustCompile(`^[0-9a-f]{40}$`)
+
 // provenance says what went in: FORMAT.md lists the parameters.
 func (a *assembly) provenance(lock *bundle.Lock) (attest.Statement, error) {
 	b := sign.Build{
 		BuilderID: builderID, BuilderName: lock.Builder.Name, BuilderVersion: lock.Builder.Version,
 		Spec: lock.Spec, Name: lock.Name, Version: lock.Version,
+	}
+	if src := a.o.Spec.Spec.Source; src.URL != "" {
+		d := sign.Dependency{Name: "source", URI: "git+" + src.URL, Digest: map[string]string{}}
+		if commitPattern.MatchString(src.Revision) {
+			d.Digest["gitCommit"] = src.Revision
+		} else if src.Revision != "" {
+			d.URI += "@" + src.Revision
+		}
+		b.Dependencies = append(b.Dependencies, d)
 	}
 	for _, it := range lock.Items {
 		switch {

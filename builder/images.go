@@ -2,11 +2,11 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -17,15 +17,20 @@ import (
 	"github.com/plimsoll/plimsoll/internal/strictjson"
 )
 
-// image is a packed image that is to be described and vouched for.
+// image is an image, or another OCI artifact, on its way into the bundle.
 type image struct {
 	item        string
+	kind        bundle.Kind
+	slot        int // in assembly.items
+	from        origin.Origin
 	repository  string
 	root        ocispec.Descriptor
-	index       *ocispec.Index     // nil for an image of one platform
-	manifests   []platformManifest // carried, without attestation manifests
+	raw         []byte               // of root
+	carried     []ocispec.Descriptor // the manifests that travel
+	index       *ocispec.Index       // nil for an image of one platform
+	manifests   []platformManifest   // carried, without attestation manifests
 	attestation []ocispec.Descriptor
-	referrers   []origin.Referrer
+	referrers   []origin.Referrer // brought, copied
 }
 
 type platformManifest struct {
@@ -39,54 +44,107 @@ const (
 	dockerReferenceDigest = "vnd.docker.reference.digest"
 )
 
-func (a *assembly) addImage(ctx context.Context, im spec.Image) error {
-	ref, err := name.ParseReference(im.Reference.String())
+// source is where an image or artifact comes from.
+type source struct {
+	kind            bundle.Kind
+	written         string // in bundle.yaml
+	reference       spec.Reference
+	local           spec.Local
+	repository, tag string   // at the site
+	platforms       []string // of an image; empty: all
+}
+
+// resolve opens the place of an image or artifact, reads its manifest and lists it as an item. Its blobs are copied later,
+// by carry: what is missing shall be found before gigabytes are moved.
+func (a *assembly) resolve(ctx context.Context, src source) error {
+	a.o.Progress.Report(progress.Event{Stage: "resolve", Name: src.written})
+	from, err := a.openOrigin(ctx, src)
 	if err != nil {
 		return err
 	}
-	repo, err := a.o.Registries.Repository(ctx, ref)
+	desc, raw, err := from.Root(ctx)
 	if err != nil {
-		return err
+		return errors.Join(err, from.Close())
 	}
-	itemName := im.Repository
-	if im.Tag != "" {
-		itemName += ":" + im.Tag
+	itemName := src.repository
+	if src.tag != "" {
+		itemName += ":" + src.tag
 	}
-	a.o.Progress.Report(progress.Event{Stage: "resolve", Name: im.Ref})
-	desc, raw, err := repo.Resolve(ctx, ref)
-	if err != nil {
-		return err
-	}
+	packed := &image{item: itemName, kind: src.kind, slot: len(a.items), from: from, repository: src.repository, root: desc, raw: raw}
+	a.images = append(a.images, packed)
 	// By tag and digest both: the tag says where it is served, the digest what it is.
-	if want := im.Reference.Digest; want != "" && desc.Digest.String() != want {
+	if want := src.reference.Digest; want != "" && desc.Digest.String() != want {
 		return &bundle.DamagedError{Item: itemName, Descriptor: ocispec.Descriptor{Digest: digest.Digest(want)}, Digest: desc.Digest}
 	}
-	a.o.Progress.Report(progress.Event{Stage: "resolve", Name: im.Ref, End: true, Note: desc.Digest.String()})
-	packed := &image{item: itemName, repository: im.Repository, root: desc}
-	it := bundle.Item{Name: itemName, Kind: bundle.KindImage, Source: im.Ref, Descriptor: desc, Repository: im.Repository}
-	if im.Tag != "" {
-		it.Tags = []string{im.Tag}
+	a.o.Progress.Report(progress.Event{Stage: "resolve", Name: src.written, End: true, Note: desc.Digest.String()})
+	it := bundle.Item{Name: itemName, Kind: src.kind, Source: src.written, Descriptor: desc, Repository: src.repository}
+	if src.tag != "" {
+		it.Tags = []string{src.tag}
 	}
-	roots, index := []ocispec.Descriptor{desc}, bundle.IsIndex(desc.MediaType)
-	if index {
-		if roots, err = a.selectPlatforms(packed, &it, raw, im.Platforms); err != nil {
-			return err
-		}
-	} else if err := a.singlePlatform(ctx, repo, packed, &it, raw, im.Platforms); err != nil {
+	packed.carried = []ocispec.Descriptor{desc}
+	switch {
+	case bundle.IsIndex(desc.MediaType) && src.kind == bundle.KindChart:
+		err = fmt.Errorf("%s is an index, not a chart", src.written)
+	case bundle.IsIndex(desc.MediaType):
+		packed.carried, err = a.selectPlatforms(packed, &it, raw, src.platforms)
+	case src.kind == bundle.KindImage:
+		err = a.singlePlatform(ctx, from, packed, &it, raw, src.platforms)
+	}
+	if err != nil {
 		return err
 	}
-	if it.Bytes, err = a.copyGraph(ctx, itemName, repo, roots...); err != nil {
-		return inItem(itemName, err)
-	}
-	if index {
-		if err := a.putIndex(ctx, desc, raw); err != nil {
-			return inItem(itemName, err)
+	a.add(it, packed.carried...)
+	return nil
+}
+
+// openOrigin opens the place of an image; when the build is pinned, by the digest that the tag had.
+func (a *assembly) openOrigin(ctx context.Context, src source) (origin.Origin, error) {
+	ref := src.reference
+	name := ref.String()
+	if src.local.Transport != "" {
+		name = src.local.Transport + ":" + a.o.Spec.Path(src.local.Path)
+		if src.local.Name != "" {
+			name += ":" + src.local.Name
 		}
-		it.Bytes += desc.Size
 	}
-	a.add(it, roots...)
-	a.images = append(a.images, packed)
-	return a.carryReferrers(ctx, repo, packed)
+	if a.o.Pins == nil {
+		return a.o.Registries.Origin(ctx, name)
+	}
+	pin, err := a.o.Pins.Find(src.kind, src.written, "")
+	if err != nil {
+		return nil, err
+	}
+	if src.local.Transport == "" {
+		name = ref.Repository + "@" + pin.Digest.String()
+	}
+	from, err := a.o.Registries.Origin(ctx, name)
+	if err != nil || src.local.Transport == "" {
+		return from, err
+	}
+	desc, _, err := from.Root(ctx)
+	if err == nil && desc.Digest != pin.Digest {
+		err = &bundle.DamagedError{Item: src.written, Descriptor: ocispec.Descriptor{Digest: pin.Digest}, Digest: desc.Digest}
+	}
+	if err != nil {
+		return nil, errors.Join(err, from.Close())
+	}
+	return from, nil
+}
+
+// carry copies the blobs of an image and all that refers to it.
+func (a *assembly) carry(ctx context.Context, im *image) error {
+	bytes, err := a.copyGraph(ctx, im.item, im.from, im.carried...)
+	if err != nil {
+		return err
+	}
+	if bundle.IsIndex(im.root.MediaType) {
+		if err := a.putIndex(ctx, im.root, im.raw); err != nil {
+			return err
+		}
+		bytes += im.root.Size
+	}
+	a.items[im.slot].Bytes = bytes
+	return a.carryReferrers(ctx, im)
 }
 
 // selectPlatforms chooses the manifests of an index that travel, and lists them in the lock as the bundle index lists
@@ -185,7 +243,7 @@ func (a *assembly) putIndex(ctx context.Context, desc ocispec.Descriptor, raw []
 }
 
 // carryReferrers copies what refers to an image and to each of its carried manifests, and what refers to that in turn.
-func (a *assembly) carryReferrers(ctx context.Context, repo *origin.Repository, packed *image) error {
+func (a *assembly) carryReferrers(ctx context.Context, packed *image) error {
 	subjects := []digest.Digest{packed.root.Digest}
 	for _, m := range packed.manifests {
 		if m.Digest != packed.root.Digest {
@@ -200,21 +258,44 @@ func (a *assembly) carryReferrers(ctx context.Context, repo *origin.Repository, 
 			continue
 		}
 		seen[subject] = struct{}{}
-		referrers, err := repo.Referrers(ctx, subject)
+		referrers, err := packed.from.Referrers(ctx, subject)
 		if err != nil {
-			return inItem(packed.item, err)
+			return err
 		}
 		for _, ref := range referrers {
 			if bundle.IsIndex(ref.MediaType) {
-				return inItem(packed.item, fmt.Errorf("%s refers to %s and is an index; only manifests that refer to others can be carried", ref.Digest, subject))
+				return fmt.Errorf("%s refers to %s and is an index; only manifests that refer to others can be carried", ref.Digest, subject)
 			}
-			n, err := a.copyGraph(ctx, packed.item, repo, ref.Descriptor)
+			n, err := a.copyGraph(ctx, packed.item, packed.from, ref.Descriptor)
 			if err != nil {
-				return inItem(packed.item, err)
+				return err
 			}
 			a.addReferrer(packed, subject, ref, n)
 			packed.referrers = append(packed.referrers, ref)
 			subjects = append(subjects, ref.Digest)
+		}
+	}
+	return a.checkReferrers(ctx, packed)
+}
+
+// checkReferrers proves that what spoke of the image upstream is in the bundle, byte for byte: it reads it back.
+func (a *assembly) checkReferrers(ctx context.Context, packed *image) error {
+	for _, ref := range packed.referrers {
+		listed := slices.ContainsFunc(a.referrers, func(it bundle.Item) bool {
+			return it.Repository == packed.repository && it.Descriptor.Digest == ref.Digest && (ref.Tag == "" || slices.Contains(it.Tags, ref.Tag))
+		})
+		if !listed {
+			return fmt.Errorf("%s speaks of it upstream and is not listed in the bundle", ref.Digest)
+		}
+		err := bundle.Walk(ctx, a.sink, plain(ref.Descriptor), func(n bundle.Node) error {
+			has, err := a.sink.Has(ctx, n.Descriptor)
+			if err == nil && !has {
+				err = &bundle.MissingError{Item: packed.item, Descriptor: n.Descriptor}
+			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

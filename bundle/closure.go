@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"fmt"
+	"slices"
 )
 
 // Closure is the completeness proof: what was rendered as the site will, and each thing that came out needing something,
@@ -24,7 +25,7 @@ type Rendering struct {
 
 // Need is something that the site will run or fetch. Exactly one of Item and Reason is set.
 type Need struct {
-	Kind    string  `json:"kind"`              // image, chart, git
+	Kind    string  `json:"kind"`              // image, chart, git; rendering: what could not be rendered, always with a reason
 	Ref     string  `json:"ref"`               // as it is written where it is needed
 	Chart   string  `json:"chart,omitempty"`   // the name in a classic repository
 	Version string  `json:"version,omitempty"` // of a chart, or a Git revision
@@ -64,7 +65,7 @@ func (c *Closure) validate(l *Lock) error {
 	}
 	for _, n := range c.Needs {
 		switch {
-		case n.Kind != "image" && n.Kind != "chart" && n.Kind != "git":
+		case !slices.Contains([]string{"image", "chart", "git", "rendering"}, n.Kind) || n.Kind == "rendering" && n.Item != "":
 			return fmt.Errorf("lock: closure: need %q of unknown kind %q", n.Ref, n.Kind)
 		case (n.Item == "") == (n.Reason == ""):
 			return fmt.Errorf("lock: closure: need %q: want either the item that satisfies it or a reason", n.Ref)

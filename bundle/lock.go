@@ -26,6 +26,7 @@ type Lock struct {
 	Created    string        `json:"created"`           // RFC 3339, UTC, whole seconds; from the source, never the wall clock
 	Builder    Tool          `json:"builder"`           // what made the bundle
 	Spec       digest.Digest `json:"spec"`              // of the bundle.yaml, which is a layer of the lock artifact
+	SBOM       bool          `json:"sbom,omitempty"`    // whether the build described images that brought no SBOM
 	Bytes      int64         `json:"bytes"`             // of all items, each digest counted once
 	Items      []Item        `json:"items"`             // in the order of the index
 	Closure    *Closure      `json:"closure,omitempty"` // the completeness proof; absent when it was not made
@@ -312,17 +313,22 @@ func (it Item) validateGit() error {
 	if err := CheckGitRef(g.Head); err != nil {
 		return fmt.Errorf("HEAD: %w", err)
 	}
-	if len(g.Refs) == 0 || len(g.Refs) > MaxGitRefs {
-		return fmt.Errorf("%d git refs: want 1 to %d", len(g.Refs), MaxGitRefs)
+	return CheckGitRefs(g.Refs)
+}
+
+// CheckGitRefs wants 1 to MaxGitRefs branches and tags, sorted by name.
+func CheckGitRefs(refs []GitRef) error {
+	if len(refs) == 0 || len(refs) > MaxGitRefs {
+		return fmt.Errorf("%d git refs: want 1 to %d", len(refs), MaxGitRefs)
 	}
-	for i, ref := range g.Refs {
+	for i, ref := range refs {
 		if err := CheckGitRef(ref.Name); err != nil {
 			return err
 		}
 		if !oidPattern.MatchString(ref.OID) || ref.Peeled != "" && !oidPattern.MatchString(ref.Peeled) {
 			return fmt.Errorf("git ref %s: %q is not an object id", ref.Name, ref.OID+ref.Peeled)
 		}
-		if i > 0 && g.Refs[i-1].Name >= ref.Name {
+		if i > 0 && refs[i-1].Name >= ref.Name {
 			return fmt.Errorf("git refs are not sorted at %s", ref.Name)
 		}
 	}

@@ -3,7 +3,9 @@
 package integration
 
 import (
+	"archive/tar"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -40,7 +42,7 @@ func TestBenchLargeLayer(t *testing.T) {
 	}
 	floor := measureFloor(t, filepath.Join(dir, "layer.tar"))
 	build := []string{"build", "-f", spec, "--registry-mirror", "ghcr.io=http://" + f.upstream, "--sign", f.path("keys", "release.key"), "--attest", f.path("keys", "attest.key")}
-	out, tar, data := filepath.Join(dir, "out"), filepath.Join(dir, "out.tar"), filepath.Join(dir, "relay")
+	out, packed, data := filepath.Join(dir, "out"), filepath.Join(dir, "out.tar"), filepath.Join(dir, "relay")
 	artifact, second := "oci://"+f.upstream+"/releases/large:v1", filepath.Join(dir, "relay2")
 	for _, d := range []string{data, second} {
 		if _, err := f.run("plimsoll-relay", "trust", "add", f.path("keys", "release.pub"), "--data", d); err != nil {
@@ -55,7 +57,7 @@ func TestBenchLargeLayer(t *testing.T) {
 	}{
 		{"build to a folder, no SBOM", true, "plimsoll", append(build, "--no-sbom", "-o", out+"-plain")},
 		{"build to a folder, with SBOM", false, "plimsoll", append(build, "-o", out)},
-		{"build to a tar, no SBOM", true, "plimsoll", append(build, "--no-sbom", "-o", tar)},
+		{"build to a tar, no SBOM", true, "plimsoll", append(build, "--no-sbom", "-o", packed)},
 		{"verify the folder", true, "plimsoll", []string{"verify", out, "--key", f.path("keys", "release.pub")}},
 		{"import the folder", true, "plimsoll-relay", []string{"import", out, "--data", data}},
 		{"copy to a registry", true, "plimsoll", []string{"copy", out, artifact, "--to-plain-http"}},
@@ -96,30 +98,36 @@ func timed(t *testing.T, f *fixture, program string, args ...string) (rss int64,
 
 func pushLarge(t *testing.T, f *fixture, dir string) {
 	t.Helper()
-	// Incompressible, so that the blob in the registry has the full size too.
-	path := filepath.Join(dir, "content", "opt", "model.bin")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pushImage(t, f.upstream+"/acme/large:v1", randomLayer(t, filepath.Join(dir, "layer.tar"), 1, layerSize))
+}
+
+// randomLayer writes a tar with a file that cannot be compressed, so that the blob in the registry has the full size.
+func randomLayer(t *testing.T, path string, seed byte, size int64) v1.Layer {
+	t.Helper()
 	file, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.CopyN(file, rand.NewChaCha8([32]byte{1}), layerSize); err != nil {
+	tw := tar.NewWriter(file)
+	if err := tw.WriteHeader(&tar.Header{Name: "opt/model.bin", Mode: 0o644, Size: size}); err != nil {
 		t.Fatal(err)
 	}
-	if err := file.Close(); err != nil {
+	if _, err := io.CopyN(tw, rand.NewChaCha8([32]byte{seed}), size); err != nil {
 		t.Fatal(err)
 	}
-	layerTar := filepath.Join(dir, "layer.tar")
-	if out, err := exec.Command("tar", "-C", filepath.Join(dir, "content"), "-cf", layerTar, ".").CombinedOutput(); err != nil {
-		t.Fatalf("tar: %v\n%s", err, out)
+	if err := errors.Join(tw.Close(), file.Close()); err != nil {
+		t.Fatal(err)
 	}
-	layer, err := tarball.LayerFromFile(layerTar, tarball.WithCompressionLevel(1), tarball.WithMediaType(types.OCILayer))
+	layer, err := tarball.LayerFromFile(path, tarball.WithCompressionLevel(1), tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := mutate.AppendLayers(mutate.MediaType(mutate.ConfigMediaType(empty.Image, types.OCIConfigJSON), types.OCIManifestSchema1), layer)
+	return layer
+}
+
+func pushImage(t *testing.T, reference string, layers ...v1.Layer) {
+	t.Helper()
+	img, err := mutate.AppendLayers(mutate.MediaType(mutate.ConfigMediaType(empty.Image, types.OCIConfigJSON), types.OCIManifestSchema1), layers...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,40 +139,36 @@ func pushLarge(t *testing.T, f *fixture, dir string) {
 	if img, err = mutate.ConfigFile(img, config); err != nil {
 		t.Fatal(err)
 	}
-	ref, err := name.ParseReference(f.upstream + "/acme/large:v1")
+	ref, err := name.ParseReference(reference)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := remote.Write(ref, v1.Image(img)); err != nil {
+	if err := remote.Write(ref, img); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // measureFloor is the CPU time of copying the bytes once and hashing them once.
-func measureFloor(t *testing.T, path string) time.Duration {
+func measureFloor(t *testing.T, paths ...string) time.Duration {
 	t.Helper()
-	before := cpuTime()
-	in, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close() //nolint:errcheck // only read from
-	out, err := os.Create(path + ".copy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	hash := sha256.New()
-	if _, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(out, hash)}, struct{ io.Reader }{in}, make([]byte, 1<<20)); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Sync(); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
+	before, total, buffer := cpuTime(), int64(0), make([]byte, 1<<20)
+	for _, path := range paths {
+		in, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := os.Create(path + ".copy")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(out, sha256.New())}, struct{ io.Reader }{in}, buffer)
+		if err := errors.Join(err, out.Sync(), out.Close(), in.Close(), os.Remove(out.Name())); err != nil {
+			t.Fatal(err)
+		}
+		total += n
 	}
 	floor := cpuTime() - before
-	t.Logf("floor: copy and SHA-256 of %s: %.2f CPU-s", fmt.Sprint(layerSize), floor.Seconds())
+	t.Logf("floor: copy and SHA-256 of %d bytes: %.2f CPU-s", total, floor.Seconds())
 	return floor
 }
 

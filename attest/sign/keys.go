@@ -88,7 +88,7 @@ func (e *PasswordError) Error() string { return "private key: wrong password" }
 
 // Signer signs with one private key. It is safe for concurrent use.
 type Signer struct {
-	key  crypto.Signer // *ecdsa.PrivateKey on P-256 or ed25519.PrivateKey
+	key  crypto.Signer // *ecdsa.PrivateKey on P-256, ed25519.PrivateKey, or *recording
 	id   string
 	hint string // base64 SHA-256 of the PKIX form, as cosign writes it into a Sigstore bundle
 	pem  []byte
@@ -197,6 +197,8 @@ func (s *Signer) sign(message []byte) ([]byte, error) {
 		return key.Sign(nil, sum[:], crypto.SHA256) // no randomness: RFC 6979
 	case ed25519.PrivateKey:
 		return ed25519.Sign(key, message), nil
+	case *recording:
+		return key.lookup(message)
 	default:
 		return nil, errors.New("not an ECDSA or Ed25519 key")
 	}

@@ -4,6 +4,7 @@ package chartpack
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,6 +48,9 @@ type Chart struct {
 	Meta        []byte // Chart.yaml as JSON, byte for byte what `helm push` writes
 	Archive     []byte // the .tgz
 	Provenance  []byte // the .prov file beside a .tgz, or nil
+	// Dependencies are those that PackWith added, also to local dependencies, sorted. What charts/ had already is not
+	// among them.
+	Dependencies []Resolved
 }
 
 // Blob is one blob of the artifact.
@@ -88,17 +92,20 @@ func (e *LinkError) Error() string {
 	return fmt.Sprintf("symbolic link %s to %s %s", e.Link, e.Target, e.Reason)
 }
 
-// Pack reads a chart folder, leaving out what its .helmignore names, or a .tgz, which is kept byte for byte. The error
-// is an *Error.
-func Pack(ctx context.Context, path string) (*Chart, error) {
-	c, err := pack(ctx, path)
+// Pack is PackWith without Options: a chart must have its dependencies with it.
+func Pack(ctx context.Context, path string) (*Chart, error) { return PackWith(ctx, path, Options{}) }
+
+// PackWith reads a chart folder, leaving out what its .helmignore names and adding the .tgz of dependencies that charts/
+// lacks, or a .tgz, which is kept byte for byte. It writes nothing. The error is an *Error.
+func PackWith(ctx context.Context, path string, o Options) (*Chart, error) {
+	c, err := pack(ctx, path, o)
 	if err != nil {
 		return nil, &Error{Path: path, Err: err}
 	}
 	return c, nil
 }
 
-func pack(ctx context.Context, path string) (*Chart, error) {
+func pack(ctx context.Context, path string, o Options) (*Chart, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, reason(err)
@@ -106,16 +113,47 @@ func pack(ctx context.Context, path string) (*Chart, error) {
 	if !info.IsDir() {
 		return packArchive(path)
 	}
-	files, err := readFolder(ctx, path)
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, reason(err)
+	}
+	defer root.Close() //nolint:errcheck // only read
+	v := &vendor{Options: o}
+	at, err := v.locate(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRequirements(files); err != nil {
-		return nil, err
-	}
-	loaded, err := loader.LoadFiles(files)
+	c, err := v.folder(ctx, root, at)
 	if err != nil {
 		return nil, err
+	}
+	slices.SortFunc(v.resolved, func(a, b Resolved) int {
+		return cmp.Or(cmp.Compare(a.Repository, b.Repository), cmp.Compare(a.Name, b.Name),
+			cmp.Compare(a.Version, b.Version), cmp.Compare(a.Digest, b.Digest))
+	})
+	c.Dependencies = slices.Compact(v.resolved)
+	return c, nil
+}
+
+// folder packs the chart in root, which is the folder at.
+func (v *vendor) folder(ctx context.Context, root *os.Root, at string) (*Chart, error) {
+	files, err := readFolder(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	loaded, err := load(files)
+	if err != nil {
+		return nil, err
+	}
+	if v.Options.Dependencies != nil {
+		v.above = append(v.above, at)
+		if files, err = v.add(ctx, at, loaded, files); err != nil {
+			return nil, err
+		}
+		v.above = v.above[:len(v.above)-1]
+		if loaded, err = load(files); err != nil {
+			return nil, err
+		}
 	}
 	c, err := newChart(loaded)
 	if err != nil {
@@ -159,17 +197,37 @@ func packArchive(path string) (*Chart, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.HasPrefix(archive, []byte("\x1f\x8b\x08")) {
+	if !isZipped(archive) {
 		return nil, errors.New("neither a folder nor a .tgz")
+	}
+	provenance, err := readFile(path+".prov", MaxProvenance)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return FromArchive(archive, provenance)
+}
+
+func isZipped(archive []byte) bool { return bytes.HasPrefix(archive, []byte("\x1f\x8b\x08")) }
+
+// FromArchive gives the chart in a .tgz, which is kept byte for byte. provenance is its .prov file, or nil.
+func FromArchive(archive, provenance []byte) (*Chart, error) {
+	if len(archive) > MaxChart {
+		return nil, fmt.Errorf("%d bytes, the limit for a chart is %d", len(archive), MaxChart)
+	}
+	if len(provenance) > MaxProvenance {
+		return nil, fmt.Errorf("provenance: %d bytes, the limit is %d", len(provenance), MaxProvenance)
+	}
+	if !isZipped(archive) {
+		return nil, errors.New("not a .tgz")
+	}
+	if err := newBounds().checkArchive(archive, 0); err != nil {
+		return nil, err
 	}
 	files, err := loader.LoadArchiveFiles(bytes.NewReader(archive))
 	if err != nil {
 		return nil, err
 	}
-	if err := checkRequirements(files); err != nil {
-		return nil, err
-	}
-	loaded, err := loader.LoadFiles(files)
+	loaded, err := parse(files)
 	if err != nil {
 		return nil, err
 	}
@@ -177,11 +235,7 @@ func packArchive(path string) (*Chart, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Archive = archive
-	c.Provenance, err = readFile(path+".prov", MaxProvenance)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
+	c.Archive, c.Provenance = archive, provenance
 	return c, nil
 }
 

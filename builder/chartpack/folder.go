@@ -18,12 +18,7 @@ import (
 // readFolder gives the files of a chart folder that its .helmignore does not name, sorted by name. Helm's own loader
 // follows symbolic links to anywhere on the machine and packs what it finds there (a key, for example), and prints; this
 // one cannot leave the folder, because os.Root does not let it.
-func readFolder(ctx context.Context, dir string) ([]*loader.BufferedFile, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, reason(err)
-	}
-	defer root.Close() //nolint:errcheck // only read
+func readFolder(ctx context.Context, root *os.Root) ([]*loader.BufferedFile, error) {
 	f := &folder{root: root, rules: ignore.Empty(), left: MaxChart}
 	switch file, err := root.Open(ignore.HelmIgnore); {
 	case err == nil:

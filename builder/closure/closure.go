@@ -48,7 +48,8 @@ type Chart struct {
 	Version string     `json:"version"`          // as in Chart.yaml
 	Sources []string   `json:"sources"`          // where manifests say it comes from: oci://ghcr.io/acme/charts/robot-app, https://charts.example.com
 	Archive string     `json:"archive"`          // path of its .tgz on this disk
-	Values  [][]string `json:"values,omitempty"` // paths of values files on this disk: one rendering for each list, stacked
+	Dir     string     `json:"dir,omitempty"`    // folder on this disk that Values are relative to; it stands in no Place
+	Values  [][]string `json:"values,omitempty"` // values files: one rendering for each list, stacked; as they stand in a Place
 }
 
 // Answer is what plimsoll-render writes, as one JSON document on its standard output. Lists are sorted and without

@@ -2,7 +2,6 @@ package gitpack
 
 import (
 	"bytes"
-	"encoding/hex"
 	"strings"
 	"testing"
 
@@ -17,11 +16,7 @@ func FuzzParseTree(f *testing.F) {
 		}
 		var again bytes.Buffer
 		for _, e := range entries {
-			raw, err := hex.DecodeString(e.oid)
-			if err != nil {
-				t.Fatal(err)
-			}
-			again.WriteString(e.mode + " " + e.name + "\x00" + string(raw))
+			again.WriteString(e.mode + " " + e.name + "\x00" + string(e.id[:]))
 		}
 		if !bytes.Equal(again.Bytes(), data) {
 			t.Errorf("%q was read as %v", data, entries)

@@ -3,6 +3,7 @@ package gitpack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -24,15 +25,25 @@ type gitTool struct {
 // allowedProtocols leaves out ext, which runs commands, and every remote helper that someone installed.
 const allowedProtocols = "file:git:http:https:ssh"
 
-func newGitTool(git string, env []string, home string) (gitTool, error) {
-	path, err := gitcmd.Find(git)
+// MaxAllocation is how much memory git may take at once, in bytes. A delta of a few hundred bytes can ask for gigabytes;
+// what needs more honestly is a repository of some fifteen million objects. Big files are streamed.
+const MaxAllocation = 1 << 30
+
+func newGitTool(o Options, home string) (gitTool, error) {
+	path, err := gitcmd.Find(o.Git)
 	if err != nil {
 		return gitTool{}, err
 	}
+	env := o.Env
 	if env == nil {
 		env = os.Environ()
 	}
-	return gitTool{path: path, user: userEnv(env), closed: gitcmd.ClosedEnv(path, home)}, nil
+	limit := o.maxAllocation
+	if limit == 0 {
+		limit = MaxAllocation
+	}
+	bound := fmt.Sprintf("GIT_ALLOC_LIMIT=%d", limit)
+	return gitTool{path: path, user: append(userEnv(env), bound), closed: append(gitcmd.ClosedEnv(path, home), bound)}, nil
 }
 
 // transportVariable matches the variables of git that say how to reach a source or where its configuration is. All
@@ -62,6 +73,7 @@ func fetchConfig() []string {
 		"-c", "fetch.recurseSubmodules=false",
 		"-c", "fetch.fsckObjects=true",
 		"-c", "fetch.unpackLimit=1", // always a pack, always checked by index-pack
+		"-c", "core.bigFileThreshold=" + bigFile,
 	}
 	for _, flaw := range gitcmd.FormFlaws() {
 		args = append(args, "-c", "fetch.fsck."+flaw+"=warn")

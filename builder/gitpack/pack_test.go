@@ -179,7 +179,8 @@ func TestPackRefusesWhatItDoesNotCarry(t *testing.T) {
 		s.git(source, "commit", "--quiet", "-m", "submodule")
 		_, err := s.pack(Options{Source: source})
 		var se *SubmoduleError
-		if !errors.As(err, &se) || !reflect.DeepEqual(se.Places, []Place{{"refs/heads/main", "vendor/robot"}}) {
+		if !errors.As(err, &se) || !reflect.DeepEqual(se.Places, []Place{{"refs/heads/main", "vendor/robot"}}) ||
+			!strings.Contains(err.Error(), "Git item of its own") {
 			t.Errorf("got %v", err)
 		}
 		s.mustPack(Options{Source: source, Refs: []string{"canary"}}) // which has none
@@ -192,7 +193,8 @@ func TestPackRefusesWhatItDoesNotCarry(t *testing.T) {
 		s.commit(source, "models/.gitattributes", "# filter=lfs\n*.bin filter=lfs diff=lfs merge=lfs -text\n")
 		_, err := s.pack(Options{Source: source})
 		var le *LFSError
-		if !errors.As(err, &le) || !reflect.DeepEqual(le.Places, []Place{{"refs/heads/main", "models/.gitattributes"}}) {
+		if !errors.As(err, &le) || !reflect.DeepEqual(le.Places, []Place{{"refs/heads/main", "models/.gitattributes"}}) ||
+			!strings.Contains(err.Error(), "git lfs migrate export") {
 			t.Errorf("got %v", err)
 		}
 		s.commit(source, "models/.gitattributes", "# filter=lfs\n*.bin -text\n")

@@ -126,6 +126,9 @@ func (p *packer) inSource(ctx context.Context, err error) error {
 // choose gives the names that the patterns match. Each pattern must match something: a misspelt one would otherwise
 // leave out what a site needs, in silence.
 func (p *packer) choose(l *listing) ([]string, error) {
+	if len(p.o.Pinned) > 0 {
+		return p.pinnedNames()
+	}
 	if len(l.names) == 0 {
 		return nil, &NoRefsError{Source: p.o.Source}
 	}
@@ -178,6 +181,9 @@ func (p *packer) chooseHead(l *listing, chosen []string) (string, error) {
 				return name, nil
 			}
 		}
+		if len(p.o.Pinned) > 0 && len(branches) == 0 && bundle.CheckGitRef(p.o.Head) == nil { // as the lock has it, see below
+			return p.o.Head, nil
+		}
 		return "", &HeadError{Source: p.o.Source, Head: p.o.Head, Branches: branches}
 	}
 	if have[l.head] {
@@ -200,25 +206,6 @@ func (p *packer) chooseHead(l *listing, chosen []string) (string, error) {
 		return l.head, nil
 	}
 	return usual[0], nil
-}
-
-func (p *packer) fetch(ctx context.Context, names []string) error {
-	var refspecs strings.Builder
-	for _, name := range names {
-		refspecs.WriteString("+" + name + ":" + name + "\n")
-	}
-	err := p.git.remote(ctx, p.repo, strings.NewReader(refspecs.String()), func(string) error { return nil },
-		"fetch", "--quiet", "--stdin", "--no-tags", "--no-write-fetch-head", "--update-shallow", "--", p.source)
-	if err != nil {
-		return p.inSource(ctx, err)
-	}
-	switch info, err := os.Stat(filepath.Join(p.repo, "shallow")); {
-	case err == nil && info.Size() > 0:
-		return &ShallowError{Source: p.o.Source}
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("git %s: %w", p.o.Source, err)
-	}
-	return nil
 }
 
 // Match reports whether a pattern means a ref, given by its full name. A pattern is a full name (refs/tags/v*) or what

@@ -1,197 +1,44 @@
-// Package origin reads images and artifacts from the OCI registries that they come from, byte for byte: what it gives
-// keeps its digest, and nothing is unpacked or converted.
+// Package origin reads images and artifacts from the places that they come from, byte for byte: OCI registries, OCI image
+// layouts in folders and tars, and the archives of docker save. What it gives keeps its digest, and nothing is unpacked
+// or converted.
 package origin
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"mime"
-	"net/http"
-	"net/url"
-	"strings"
-	"sync"
+	"slices"
 
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/plimsoll/plimsoll/bundle"
-	"github.com/plimsoll/plimsoll/internal/strictjson"
 )
 
-// maxReferrers bounds how many manifests may refer to one manifest.
-const maxReferrers = 1024
+// Limits of what a place may say before its bytes are verified.
+const (
+	maxReferrers    = 1024     // manifests that may refer to one manifest
+	maxListingPages = 64       // of the referrers of one manifest
+	maxTag          = 128      // bytes (OCI distribution-spec 1.1, "Pulling manifests")
+	maxIndexEntries = 16_384   // of index.json
+	maxLayoutFile   = 4 << 10  // bytes of oci-layout
+	maxErrorBody    = 16 << 10 // bytes of a registry's error
+	maxListed       = 20       // names in an error
+)
 
-// Registries is the way to upstream registries. The zero value uses the docker configuration's credentials over HTTPS,
-// and plain HTTP for loopback hosts.
-type Registries struct {
-	// Mirrors maps a registry host (ghcr.io) to the base address to ask instead: http://127.0.0.1:5000 or
-	// https://cache.example.com/prefix.
-	Mirrors   map[string]string
-	Keychain  authn.Keychain    // authn.DefaultKeychain if nil
-	Transport http.RoundTripper // remote.DefaultTransport if nil
-	UserAgent string
-
-	mu    sync.Mutex
-	repos map[string]*Repository
-}
-
-// Repository is one repository of one registry. It is a bundle.Fetcher.
-type Repository struct {
-	repo   name.Repository
-	client *http.Client
-	opts   []remote.Option
-}
-
-// Repository connects to the repository of a reference.
-func (rs *Registries) Repository(ctx context.Context, ref name.Reference) (*Repository, error) {
-	repo, err := rs.mirrored(ref.Context())
-	if err != nil {
-		return nil, err
-	}
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	if r, ok := rs.repos[repo.Name()]; ok {
-		return r, nil
-	}
-	keychain, base := rs.Keychain, rs.Transport
-	if keychain == nil {
-		keychain = authn.DefaultKeychain
-	}
-	if base == nil {
-		base = remote.DefaultTransport
-	}
-	auth, err := authn.Resolve(ctx, keychain, repo)
-	if err != nil {
-		return nil, fmt.Errorf("registry %s: credentials: %w", repo.RegistryStr(), err)
-	}
-	rt, err := transport.NewWithContext(ctx, repo.Registry, auth, transport.NewRetry(transport.NewUserAgent(base, rs.UserAgent)),
-		[]string{repo.Scope(transport.PullScope)})
-	if err != nil {
-		return nil, fmt.Errorf("registry %s: %w", repo.RegistryStr(), err)
-	}
-	r := &Repository{
-		repo:   repo,
-		client: &http.Client{Transport: rt},
-		opts:   []remote.Option{remote.WithTransport(rt), remote.WithAuth(auth)},
-	}
-	if rs.repos == nil {
-		rs.repos = make(map[string]*Repository)
-	}
-	rs.repos[repo.Name()] = r
-	return r, nil
-}
-
-func (rs *Registries) mirrored(repo name.Repository) (name.Repository, error) {
-	host := repo.RegistryStr()
-	if host == name.DefaultRegistry {
-		host = "docker.io" // as people write it
-	}
-	address, ok := rs.Mirrors[host]
-	if !ok {
-		return repo, nil
-	}
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return repo, fmt.Errorf("mirror of %s: %q: want http://host[:port][/prefix] or https://…", host, address)
-	}
-	var opts []name.Option
-	if u.Scheme == "http" {
-		opts = append(opts, name.Insecure)
-	}
-	path := strings.Trim(u.Path+"/"+repo.RepositoryStr(), "/")
-	return name.NewRepository(u.Host+"/"+path, opts...)
-}
-
-// Resolve asks for the manifest that a reference names and gives its descriptor with the bytes.
-func (r *Repository) Resolve(ctx context.Context, ref name.Reference) (ocispec.Descriptor, []byte, error) {
-	resp, err := r.get(ctx, "manifests", ref.Identifier(), 0)
-	if err != nil {
-		return ocispec.Descriptor{}, nil, err
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, bundle.MaxManifest+1))
-	if err != nil {
-		return ocispec.Descriptor{}, nil, fmt.Errorf("manifest %s: %w", ref, err)
-	}
-	if len(raw) > bundle.MaxManifest {
-		return ocispec.Descriptor{}, nil, fmt.Errorf("manifest %s: more than %d bytes", ref, bundle.MaxManifest)
-	}
-	mediaType, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err != nil || !bundle.IsManifest(mediaType) {
-		return ocispec.Descriptor{}, nil, fmt.Errorf("manifest %s: media type %q, want an OCI or Docker index or manifest (schema 2)",
-			ref, resp.Header.Get("Content-Type"))
-	}
-	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
-	if want, err := digest.Parse(ref.Identifier()); err == nil {
-		if got := want.Algorithm().FromBytes(raw); got != want {
-			return ocispec.Descriptor{}, nil, &bundle.DamagedError{Descriptor: ocispec.Descriptor{Digest: want}, Digest: got}
-		}
-		desc.Digest = want
-	}
-	return desc, raw, nil
-}
-
-// Open implements bundle.Fetcher.
-func (r *Repository) Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	return r.OpenAt(ctx, desc, 0)
-}
-
-// OpenAt opens a blob at an offset in bytes, so that a broken connection can be taken up again where it broke.
-func (r *Repository) OpenAt(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
-	kind := "blobs"
-	if bundle.IsManifest(desc.MediaType) {
-		kind = "manifests"
-	}
-	resp, err := r.get(ctx, kind, desc.Digest.String(), offset)
-	if err != nil {
-		return nil, err
-	}
-	return resp.Body, nil
-}
-
-// Referrers lists the manifests whose subject is the digest (OCI distribution-spec 1.1, with the tag fallback), and
-// those under the legacy cosign tags sha256-<hex>.sig, .att and .sbom, with their tag.
-func (r *Repository) Referrers(ctx context.Context, subject digest.Digest) ([]Referrer, error) {
-	index, err := remote.Referrers(r.repo.Digest(subject.String()), append(r.opts, remote.WithContext(ctx))...)
-	if err != nil {
-		return nil, fmt.Errorf("referrers of %s: %w", subject, err)
-	}
-	raw, err := index.RawManifest()
-	if err != nil {
-		return nil, fmt.Errorf("referrers of %s: %w", subject, err)
-	}
-	var list struct {
-		Manifests []ocispec.Descriptor `json:"manifests"`
-	}
-	if err := strictjson.Unmarshal(raw, &list); err != nil {
-		return nil, fmt.Errorf("referrers of %s: %w", subject, err)
-	}
-	if len(list.Manifests) > maxReferrers {
-		return nil, fmt.Errorf("referrers of %s: %d, the limit is %d", subject, len(list.Manifests), maxReferrers)
-	}
-	referrers := make([]Referrer, 0, len(list.Manifests))
-	for _, d := range list.Manifests {
-		referrers = append(referrers, Referrer{Descriptor: d})
-	}
-	for _, suffix := range []string{"sig", "att", "sbom"} {
-		tag := fmt.Sprintf("%s-%s.%s", subject.Algorithm(), subject.Encoded(), suffix)
-		desc, _, err := r.Resolve(ctx, r.repo.Tag(tag))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("tag %s: %w", tag, err)
-		}
-		referrers = append(referrers, Referrer{Descriptor: desc, Tag: tag})
-	}
-	return referrers, nil
+// Origin is an image or artifact in the place where it comes from. It is safe for concurrent use.
+type Origin interface {
+	bundle.Fetcher // what it opens is not verified
+	// OpenAt is Open from an offset in bytes, which is at most desc.Size.
+	OpenAt(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error)
+	// Root gives the index or manifest that the reference names: media type, digest and size, and its verified bytes.
+	Root(ctx context.Context) (ocispec.Descriptor, []byte, error)
+	// Referrers lists what speaks of a digest here, without duplicates, sorted by tag and digest. They are claims of the
+	// place, not verified.
+	Referrers(ctx context.Context, subject digest.Digest) ([]Referrer, error)
+	Close() error
 }
 
 // Referrer is a manifest that refers to another one, by its subject field or, with Tag set, by a legacy tag.
@@ -200,36 +47,95 @@ type Referrer struct {
 	Tag string
 }
 
-var manifestTypes = strings.Join([]string{
-	ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest,
-	"application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json",
-}, ", ")
+// Origin opens what a reference names: a local one in the sense of ParseLocal, or host/repository:tag of a registry.
+func (rs *Registries) Origin(ctx context.Context, ref string) (Origin, error) {
+	if IsLocal(ref) {
+		return OpenLocal(ctx, ref)
+	}
+	parsed, err := name.ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	repo, err := rs.Repository(ctx, parsed)
+	if err != nil {
+		return nil, err
+	}
+	return repo.At(parsed), nil
+}
 
-func (r *Repository) get(ctx context.Context, kind, id string, offset int64) (*http.Response, error) {
-	u := url.URL{Scheme: r.repo.Scheme(), Host: r.repo.RegistryStr(), Path: "/v2/" + r.repo.RepositoryStr() + "/" + kind + "/" + id}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return nil, err
+// legacySuffixes are those of the tags under which cosign keeps what speaks of a manifest.
+var legacySuffixes = [...]string{".sig", ".att", ".sbom"}
+
+// legacyTag is sha256-<hex>.sig and the like, or "" where no tag can be so long.
+func legacyTag(subject digest.Digest, suffix string) string {
+	tag := subject.Algorithm().String() + "-" + subject.Encoded() + suffix
+	if len(tag) > maxTag {
+		return ""
 	}
-	want := http.StatusOK
-	if kind == "manifests" {
-		req.Header.Set("Accept", manifestTypes)
+	return tag
+}
+
+// fallbackTag is the tag of the index of referrers in a place without a referrers API (OCI distribution-spec 1.1,
+// "Referrers Tag Schema").
+func fallbackTag(subject digest.Digest) string {
+	algorithm, encoded := subject.Algorithm().String(), subject.Encoded()
+	return algorithm[:min(len(algorithm), 32)] + "-" + encoded[:min(len(encoded), 64)]
+}
+
+// referrers gathers what several lists say of one subject.
+type referrers struct {
+	subject digest.Digest
+	found   map[referrerKey]Referrer
+}
+
+// referrerKey is what makes two referrers the same one.
+type referrerKey struct {
+	digest digest.Digest
+	tag    string
+}
+
+func (l *referrers) add(d ocispec.Descriptor, tag string) error {
+	if err := bundle.CheckDescriptor(d); err != nil {
+		return err
 	}
-	if offset > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
-		want = http.StatusPartialContent
+	switch {
+	case !bundle.IsManifest(d.MediaType):
+		return fmt.Errorf("%s has media type %q, which cannot be carried", d.Digest, d.MediaType)
+	case d.Digest == l.subject:
+		return fmt.Errorf("%s is said to refer to itself", d.Digest)
+	case len(d.ArtifactType) > bundle.MaxName:
+		return fmt.Errorf("%s: artifact type of %d bytes, the limit is %d", d.Digest, len(d.ArtifactType), bundle.MaxName)
 	}
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return nil, err
+	key := referrerKey{d.Digest, tag}
+	r, dup := l.found[key]
+	if dup && r.Size != d.Size {
+		return fmt.Errorf("%s is listed with %d and with %d bytes", d.Digest, r.Size, d.Size)
 	}
-	if resp.StatusCode == want {
-		return resp, nil
+	if !dup && len(l.found) >= maxReferrers {
+		return fmt.Errorf("more than %d", maxReferrers)
 	}
-	defer resp.Body.Close()
-	err = transport.CheckError(resp, want)
-	if resp.StatusCode == http.StatusNotFound {
-		err = errors.Join(fs.ErrNotExist, err)
+	if l.found == nil {
+		l.found = make(map[referrerKey]Referrer)
 	}
-	return nil, fmt.Errorf("%s/%s@%s: %w", r.repo.RegistryStr(), r.repo.RepositoryStr(), id, err)
+	artifactType := cmp.Or(d.ArtifactType, r.ArtifactType)
+	r = Referrer{Descriptor: plain(d), Tag: tag}
+	r.ArtifactType = artifactType
+	l.found[key] = r
+	return nil
+}
+
+func (l *referrers) sorted() []Referrer {
+	list := make([]Referrer, 0, len(l.found))
+	for _, r := range l.found {
+		list = append(list, r)
+	}
+	slices.SortFunc(list, func(a, b Referrer) int {
+		return cmp.Or(cmp.Compare(a.Tag, b.Tag), cmp.Compare(a.Digest, b.Digest))
+	})
+	return list
+}
+
+// plain drops what a descriptor says beyond the bytes that it names.
+func plain(d ocispec.Descriptor) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
 }

@@ -1,16 +1,9 @@
 package origin
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"io/fs"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -19,12 +12,11 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/plimsoll/plimsoll/bundle"
-	"github.com/plimsoll/plimsoll/bundle/media"
 	"github.com/plimsoll/plimsoll/internal/upstream"
 )
 
-// registry is a real one with acme/app:v1 of one 1 MiB layer, and a legacy signature tag.
-func registry(t *testing.T) (host string, index digest.Digest) {
+// startRegistry is a real one with acme/app:v1 of one 1 MiB layer, and a legacy signature tag.
+func startRegistry(t *testing.T) (host string, index digest.Digest) {
 	t.Helper()
 	r, err := upstream.Start(t.Context(), t.TempDir())
 	if err != nil {
@@ -57,12 +49,18 @@ func registry(t *testing.T) (host string, index digest.Digest) {
 	return r.Host(), index
 }
 
-func open(t *testing.T, rs *Registries, ref string) (*Repository, name.Reference) {
+func reference(t *testing.T, ref string) name.Reference {
 	t.Helper()
 	parsed, err := name.ParseReference(ref)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return parsed
+}
+
+func open(t *testing.T, rs *Registries, ref string) (*Repository, name.Reference) {
+	t.Helper()
+	parsed := reference(t, ref)
 	repo, err := rs.Repository(t.Context(), parsed)
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +69,7 @@ func open(t *testing.T, rs *Registries, ref string) (*Repository, name.Reference
 }
 
 func TestThroughMirror(t *testing.T) {
-	host, want := registry(t)
+	host, want := startRegistry(t)
 	rs := &Registries{Mirrors: map[string]string{"ghcr.io": "http://" + host}}
 	repo, ref := open(t, rs, "ghcr.io/acme/app:v1")
 	desc, raw, err := repo.Resolve(t.Context(), ref)
@@ -107,7 +105,7 @@ func TestThroughMirror(t *testing.T) {
 }
 
 func TestSaysWhatIsMissing(t *testing.T) {
-	host, index := registry(t)
+	host, index := startRegistry(t)
 	repo, ref := open(t, &Registries{}, host+"/acme/app:v2")
 	if _, _, err := repo.Resolve(t.Context(), ref); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "acme/app@v2") {
 		t.Errorf("tag: %v", err)
@@ -126,78 +124,3 @@ func TestSaysWhatIsMissing(t *testing.T) {
 		t.Error("an ftp mirror was accepted")
 	}
 }
-
-// A link that breaks in the middle of each blob costs no byte twice.
-func TestBrokenLink(t *testing.T) {
-	host, _ := registry(t)
-	target, err := url.Parse("http://" + host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var served atomic.Int64
-	var ranges atomic.Int64
-	proxy := httputil.NewSingleHostReverseProxy(target)
-	cutter := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.Contains(r.URL.Path, "/blobs/") {
-			proxy.ServeHTTP(w, r)
-			return
-		}
-		if r.Header.Get("Range") != "" {
-			ranges.Add(1)
-		}
-		proxy.ServeHTTP(&cut{ResponseWriter: w, left: 300_000, served: &served}, r)
-	}))
-	defer cutter.Close()
-	rs := &Registries{Mirrors: map[string]string{"ghcr.io": cutter.URL}}
-	repo, ref := open(t, rs, "ghcr.io/acme/app:v1")
-	desc, _, err := repo.Resolve(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = bundle.Walk(t.Context(), repo, desc, func(n bundle.Node) error {
-		if n.Manifest || n.Descriptor.Size < 1<<20 {
-			return nil
-		}
-		served.Store(0)
-		rc, err := media.Resume(t.Context(), repo, n.Descriptor)
-		if err != nil {
-			return err
-		}
-		var buf bytes.Buffer
-		if _, err := io.Copy(&buf, rc); err != nil {
-			return err
-		}
-		if digest.FromBytes(buf.Bytes()) != n.Descriptor.Digest {
-			t.Error("other bytes came out of a resumed blob")
-		}
-		if got := served.Load(); got > n.Descriptor.Size*11/10 {
-			t.Errorf("%d bytes for a blob of %d", got, n.Descriptor.Size)
-		}
-		return rc.Close()
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if ranges.Load() < 6 {
-		t.Errorf("%d ranges asked for", ranges.Load())
-	}
-}
-
-// cut ends the connection after some bytes.
-type cut struct {
-	http.ResponseWriter
-	left   int
-	served *atomic.Int64
-}
-
-func (c *cut) Write(p []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(p[:min(len(p), c.left)])
-	c.left -= n
-	c.served.Add(int64(n))
-	if c.left == 0 && err == nil {
-		panic(http.ErrAbortHandler)
-	}
-	return n, err
-}
-
-func (c *cut) Unwrap() http.ResponseWriter { return c.ResponseWriter }

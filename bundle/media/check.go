@@ -16,7 +16,7 @@ import (
 // CheckOptions say how thorough a Check is. The zero value reads everything.
 type CheckOptions struct {
 	MetadataOnly bool          // read index, lock and manifests, but not configs and layers
-	Workers      int           // blobs read at once; 2 if zero
+	Workers      int           // blobs read at once; if zero what the options of a registry say, or 2
 	Progress     progress.Func //
 }
 
@@ -36,7 +36,7 @@ func Check(ctx context.Context, src Source, b *bundle.Bundle, o CheckOptions) (b
 		return blobs, bytes, err
 	}
 	if o.Workers == 0 {
-		o.Workers = 2
+		o.Workers = fewest(2, src)
 	}
 	var done atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)

@@ -20,13 +20,13 @@ import (
 const (
 	defaultWorkers = 4
 	maxWorkers     = 64
-	putAttempts    = 3        // of a blob to a registry
 	maxKept        = 32 << 20 // bytes of manifests that are held between reading and writing; others are read twice
 )
 
 // Copy copies the bundle that src names, with what travels beside it, and commits it under its version. Children go
 // before parents, what dst has is not read, everything is verified. It can be repeated after any failure and continues.
-// workers blobs are copied at once, to a tar one after the other; 0 is a good number.
+// workers blobs are copied at once, to a tar one after the other; 0 is what the options of a registry say, or a good
+// number. To a registry a blob is mounted where it can be, and an upload that breaks is continued.
 func Copy(ctx context.Context, dst Sink, src Source, p progress.Func, workers int) error {
 	root, err := src.Root(ctx)
 	if err != nil {
@@ -37,13 +37,14 @@ func Copy(ctx context.Context, dst Sink, src Source, p progress.Func, workers in
 		return err
 	}
 	if workers <= 0 {
-		workers = defaultWorkers
+		workers = fewest(defaultWorkers, dst, src)
 	}
 	if _, sequential := dst.(*tarSink); sequential {
 		workers = 1 // and in the order of the bundle, so that equal bundles give equal tars
 	}
 	c := &copier{dst: dst, src: src, workers: min(workers, maxWorkers), seen: make(map[role]struct{})}
 	c.meter.send = p
+	c.sources = newSources(dst, src, b.Lock)
 	if err := b.Walk(ctx, src, c.add); err != nil {
 		return err
 	}
@@ -66,6 +67,20 @@ func Copy(ctx context.Context, dst Sink, src Source, p progress.Func, workers in
 	return nil
 }
 
+// fewest gives the smallest number of workers that the options of the places say, or the given one.
+func fewest(otherwise int, places ...any) int {
+	n := 0
+	for _, place := range places {
+		if r, ok := place.(*remote); ok && r.workers > 0 && (n == 0 || r.workers < n) {
+			n = r.workers
+		}
+	}
+	if n == 0 {
+		return otherwise
+	}
+	return n
+}
+
 // role is a digest in one of its two roles, which a registry keeps apart.
 type role struct {
 	digest   digest.Digest
@@ -74,7 +89,7 @@ type role struct {
 
 type job struct {
 	bundle.Node
-	subject bool // it refers to another manifest
+	subject digest.Digest // the manifest that it refers to, or ""
 }
 
 type copier struct {
@@ -82,12 +97,16 @@ type copier struct {
 	src     Source
 	workers int
 	meter   meter
+	sources sources
 
 	seen      map[role]struct{}
 	kept      int64 // bytes in Raw of jobs
 	blobs     []job
 	manifests []job // of images and artifacts
 	indexes   []job // children first
+
+	listing sync.Mutex
+	listed  map[digest.Digest]map[digest.Digest]bool // referrers by subject, as the destination lists them
 }
 
 // add plans one node. Manifests wait until their blobs are there, indexes until their manifests are.
@@ -111,7 +130,7 @@ func (c *copier) add(n bundle.Node) error {
 	if err != nil {
 		return err
 	}
-	j.subject = s.Subject != ""
+	j.subject = s.Subject
 	if c.kept += int64(len(n.Raw)); c.kept > maxKept {
 		c.kept -= int64(len(n.Raw))
 		j.Raw = nil
@@ -150,42 +169,78 @@ func (c *copier) run(ctx context.Context) error {
 }
 
 func (c *copier) copy(ctx context.Context, j job) error {
-	// A registry without a list of referrers has it under a tag, which a cut may have left without this one.
-	if !j.subject {
-		has, err := c.dst.Has(ctx, j.Descriptor)
-		if err != nil {
-			return err
-		}
-		if has {
-			c.meter.add(j.Item, j.Descriptor.Size)
-			return nil
-		}
+	has, err := c.dst.Has(ctx, j.Descriptor)
+	if err == nil && has && j.subject != "" {
+		has, err = c.isListed(ctx, j)
 	}
-	attempts := 1
-	if _, ok := c.dst.(*remote); ok {
-		attempts = putAttempts
-	}
-	for {
-		err := c.put(ctx, j)
-		if attempts--; err == nil || attempts == 0 || final(ctx, err) {
-			return inItem(ctx, j.Item, err)
-		}
-	}
-}
-
-func (c *copier) put(ctx context.Context, j job) error {
-	rc, err := c.open(ctx, j)
 	if err != nil {
 		return err
 	}
-	m := &metered{r: rc, c: c, item: j.Item}
-	err = errors.Join(c.dst.Put(ctx, j.Descriptor, m), rc.Close())
+	if has {
+		c.meter.add(j.Item, j.Descriptor.Size)
+		return nil
+	}
+	return inItem(ctx, j.Item, c.put(ctx, j))
+}
+
+// isListed reports whether the destination knows of whom a manifest speaks. A registry without a list of referrers has it
+// under a tag, which a cut may have left without this one.
+func (c *copier) isListed(ctx context.Context, j job) (bool, error) {
+	r, ok := c.dst.(*remote)
+	if !ok {
+		return true, nil // it is entered with the Commit
+	}
+	c.listing.Lock()
+	defer c.listing.Unlock()
+	if c.listed[j.subject] == nil {
+		refs, err := r.listReferrers(ctx, j.subject)
+		if err != nil {
+			return false, err
+		}
+		known := make(map[digest.Digest]bool, len(refs))
+		for _, ref := range refs {
+			known[ref.Digest] = true
+		}
+		if c.listed == nil {
+			c.listed = make(map[digest.Digest]map[digest.Digest]bool)
+		}
+		c.listed[j.subject] = known
+	}
+	return c.listed[j.subject][j.Descriptor.Digest], nil
+}
+
+func (c *copier) put(ctx context.Context, j job) error {
+	m := &metered{c: c, item: j.Item}
+	var err error
+	if r, ok := c.dst.(*remote); ok {
+		err = r.putFrom(ctx, j.Descriptor, func(offset int64) (io.ReadCloser, error) { return c.openAt(ctx, j, m, offset) }, c.sources.of(j.Item))
+	} else if m.r, err = c.open(ctx, j); err == nil {
+		err = errors.Join(c.dst.Put(ctx, j.Descriptor, m), m.Close())
+	}
 	if err != nil {
 		c.meter.add(j.Item, -m.n)
 		return err
 	}
 	c.meter.add(j.Item, j.Descriptor.Size-m.n) // of a blob that the sink had got meanwhile nothing was read
 	return nil
+}
+
+// openAt counts the first pass only.
+func (c *copier) openAt(ctx context.Context, j job, m *metered, offset int64) (_ io.ReadCloser, err error) {
+	if m.r == nil {
+		if m.r, err = c.open(ctx, j); err != nil {
+			return nil, err
+		}
+		return m, nil
+	}
+	if j.Raw != nil {
+		return io.NopCloser(bytes.NewReader(j.Raw[offset:])), nil
+	}
+	from, ok := c.src.(RangeOpener)
+	if !ok {
+		return nil, fmt.Errorf("the link broke, and the source cannot be read from byte %d", offset)
+	}
+	return ResumeAt(ctx, from, j.Descriptor, offset)
 }
 
 func (c *copier) open(ctx context.Context, j job) (io.ReadCloser, error) {
@@ -223,11 +278,13 @@ func inItem(ctx context.Context, item string, err error) error {
 }
 
 type metered struct {
-	r    io.Reader
+	r    io.ReadCloser
 	c    *copier
 	item string
 	n    int64
 }
+
+func (m *metered) Close() error { return m.r.Close() }
 
 func (m *metered) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)

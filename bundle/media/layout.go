@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -31,6 +32,8 @@ type layout struct {
 	statements map[digest.Digest]statement // of entries that were read
 }
 
+const diskPatience = 3 * time.Second
+
 func newLayout(r reference, blobs blobStore, layoutFile, indexFile []byte) (*layout, error) {
 	if err := parseLayoutFile(layoutFile); err != nil {
 		return nil, fmt.Errorf("%s: %w", r.path, err)
@@ -41,6 +44,9 @@ func newLayout(r reference, blobs blobStore, layoutFile, indexFile []byte) (*lay
 	}
 	return &layout{blobStore: blobs, ref: r, entries: entries, statements: make(map[digest.Digest]statement)}, nil
 }
+
+// Patience is short: a disk that fails goes on failing.
+func (l *layout) Patience() time.Duration { return diskPatience }
 
 func (l *layout) Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	return l.OpenAt(ctx, desc, 0)

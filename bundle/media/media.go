@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/internal/progress"
 )
 
 // Source is a place from which a bundle is read. Its methods are safe for concurrent use.
@@ -66,13 +67,20 @@ type Sink interface {
 	Close() error
 }
 
-// Options say how a place is reached. The zero value works.
+// Options say how a place is reached. The zero value works. All but Workers are for registries.
 type Options struct {
 	PlainHTTP    bool          // speak HTTP without TLS to the registry, whatever its address
 	CAFile       string        // PEM file of CAs that are trusted for the registry besides the system's
+	CertFile     string        // PEM file of the client certificate that the registry is shown, with the CAs between
+	KeyFile      string        // PEM file of its private key, not encrypted
 	UserAgent    string        // "" is plimsoll
 	DockerConfig string        // the config.json with credentials; "" is the one that docker login writes
-	StallTimeout time.Duration // a download that brings nothing for so long is cut, to be resumed; 0 is one minute
+	StallTimeout time.Duration // a request that moves nothing for so long is cut, to be resumed; 0 is one minute
+	Patience     time.Duration // how long a transfer goes on trying while nothing comes through; 0 is DefaultPatience, below 0 none
+	Rate         int64         // bytes a second of all transfers together; 0 is no limit
+	Workers      int           // blobs that Copy and Check move at once when their caller does not say; 0 is a good number
+	MountFrom    []string      // repositories of the registry that may have blobs already: mounted, not sent
+	Progress     progress.Func // is told when a transfer waits for the link
 }
 
 // RefError says that a reference cannot be used.

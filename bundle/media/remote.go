@@ -2,8 +2,6 @@ package media
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,9 +9,9 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -21,34 +19,33 @@ import (
 	"oras.land/oras-go/v2/errdef"
 	orasremote "oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
-	"oras.land/oras-go/v2/registry/remote/credentials"
 	"oras.land/oras-go/v2/registry/remote/errcode"
-	"oras.land/oras-go/v2/registry/remote/retry"
 
 	"github.com/plimsoll/plimsoll/bundle"
 )
 
 const (
-	maxCAFile       = 4 << 20  // bytes
 	maxErrorBody    = 16 << 10 // bytes of a registry's error
 	maxListingPages = 64       // of referrers
 	defaultStall    = time.Minute
-	// headerTimeout is how long a registry may think; a large upload ends with it hashing or moving the blob.
-	headerTimeout = 10 * time.Minute
 )
 
-// remote is one repository of an OCI registry, for reading and for writing. Requests that fail with 429 or 5xx are
-// repeated by the client when their body can be sent again.
+// remote is one repository of an OCI registry, for reading and for writing. Its requests are repeated with patience.
 type remote struct {
-	ref   reference
-	name  string // for errors: oci://host/repository
-	repo  *orasremote.Repository
-	http  *auth.Client
-	stall time.Duration
+	ref     reference
+	name    string // for errors: oci://host/repository
+	repo    *orasremote.Repository
+	http    *auth.Client
+	link    *link
+	workers int      // as the options say; 0 when they do not
+	mounts  []string // repositories from which blobs may be mounted, as the options say
+
+	mu       sync.Mutex
+	mountsNo map[string]bool // repositories from which none can be
 }
 
 func openRemote(r reference, o Options) (*remote, error) {
-	transport, err := newTransport(o)
+	connections, err := newDialed(r.repo.Host(), o)
 	if err != nil {
 		return nil, err
 	}
@@ -56,12 +53,25 @@ func openRemote(r reference, o Options) (*remote, error) {
 	if err != nil {
 		return nil, err
 	}
-	agent := o.UserAgent
+	if err := checkMounts(r, o.MountFrom); err != nil {
+		return nil, err
+	}
+	agent, stall, patience := o.UserAgent, o.StallTimeout, o.Patience
 	if agent == "" {
 		agent = "plimsoll"
 	}
+	if stall <= 0 {
+		stall = defaultStall
+	}
+	if patience == 0 {
+		patience = DefaultPatience
+	}
+	l := &link{name: r.repo.Registry, patience: patience, progress: o.Progress}
 	client := &auth.Client{
-		Client: &http.Client{Transport: retry.NewTransport(transport)},
+		Client: &http.Client{
+			Transport:     &transport{next: connections, link: l, bucket: newBucket(o.Rate), stall: stall},
+			CheckRedirect: checkRedirect,
+		},
 		Header: http.Header{"User-Agent": {agent}},
 		Cache:  auth.NewCache(), Credential: creds,
 	}
@@ -71,63 +81,28 @@ func openRemote(r reference, o Options) (*remote, error) {
 		// Most registries forbid deletions, and the index of referrers that was replaced does no harm.
 		SkipReferrersGC: true,
 	}
-	stall := o.StallTimeout
-	if stall <= 0 {
-		stall = defaultStall
-	}
-	name := remoteScheme + r.repo.Registry + "/" + r.repo.Repository
-	return &remote{ref: r, name: name, repo: repo, http: client, stall: stall}, nil
+	return &remote{
+		ref: r, name: remoteScheme + r.repo.Registry + "/" + r.repo.Repository, repo: repo, http: client, link: l,
+		workers: o.Workers, mounts: o.MountFrom, mountsNo: make(map[string]bool),
+	}, nil
 }
 
-func newTransport(o Options) (*http.Transport, error) {
-	t := &http.Transport{
-		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second,
-		TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: headerTimeout,
-		// Bytes are asked for as they are: an encoding would hide their length.
-		DisableCompression: true,
-		TLSClientConfig:    &tls.Config{MinVersion: tls.VersionTLS12},
-	}
-	if o.CAFile == "" {
-		return t, nil
-	}
-	f, err := os.Open(o.CAFile)
-	if err != nil {
-		return nil, err
-	}
-	pem, err := io.ReadAll(io.LimitReader(f, maxCAFile))
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, err
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil { // a machine without CAs of its own still has the given ones
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("CA file %s: there is no certificate in it", o.CAFile)
-	}
-	t.TLSClientConfig.RootCAs = pool
-	return t, nil
-}
+// Patience is how long one goes on trying here while nothing comes through.
+func (r *remote) Patience() time.Duration { return r.link.patience }
 
-func dockerCredentials(path string) (auth.CredentialFunc, error) {
-	if path != "" {
-		if _, err := os.Stat(path); err != nil { // oras-go takes a missing file for an empty one
-			return nil, fmt.Errorf("registry credentials: %w", err)
+// patiently repeats what breaks in the middle of an answer. What breaks before is repeated by the transport.
+func (r *remote) patiently(ctx context.Context, do func(context.Context) error) error {
+	w := r.link.begin(ctx)
+	for {
+		err := do(waitingSince(ctx, w))
+		var broken *brokenError
+		if !errors.As(err, &broken) && !errors.Is(err, io.ErrUnexpectedEOF) || final(ctx, err) {
+			return err
 		}
-		store, err := credentials.NewStore(path, credentials.StoreOptions{})
-		if err != nil {
-			return nil, fmt.Errorf("registry credentials %s: %w", path, err)
+		if err := w.next(ctx, err, 0); err != nil {
+			return err
 		}
-		return credentials.Credential(store), nil
 	}
-	store, err := credentials.NewStoreFromDocker(credentials.StoreOptions{})
-	if err == nil {
-		return credentials.Credential(store), nil
-	}
-	if _, homeErr := os.UserHomeDir(); homeErr != nil {
-		return nil, nil // a service without a home has nothing there, and asks as nobody
-	}
-	return nil, fmt.Errorf("registry credentials: %w", err)
 }
 
 func (r *remote) Root(ctx context.Context) (ocispec.Descriptor, error) {
@@ -135,14 +110,19 @@ func (r *remote) Root(ctx context.Context) (ocispec.Descriptor, error) {
 	if r.ref.digest != "" {
 		name = r.ref.digest.String()
 	}
-	desc, rc, err := r.repo.Manifests().FetchReference(ctx, name)
+	var desc ocispec.Descriptor
+	err := r.patiently(ctx, func(ctx context.Context) error {
+		d, rc, err := r.repo.Manifests().FetchReference(ctx, name)
+		if err != nil {
+			return err
+		}
+		desc = d
+		return rc.Close()
+	})
 	if errors.Is(err, errdef.ErrNotFound) {
 		return ocispec.Descriptor{}, r.ref.errorf("the registry has no %s there", name)
 	}
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("%s: %w", r.name, err)
-	}
-	if err := rc.Close(); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("%s: %w", r.name, err)
 	}
 	switch {
@@ -158,8 +138,25 @@ func (r *remote) Referrers(ctx context.Context, subject digest.Digest) ([]Referr
 	if err := subject.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: referrers of %q: %w", r.name, subject, err)
 	}
+	refs, err := r.listReferrers(ctx, subject)
+	if err != nil {
+		return nil, err
+	}
+	tag := legacyTag(subject)
+	desc, err := r.repo.Manifests().Resolve(ctx, tag)
+	switch {
+	case err == nil:
+		refs = append(refs, Referrer{Descriptor: plain(desc), Tag: tag})
+	case !errors.Is(err, errdef.ErrNotFound):
+		return nil, fmt.Errorf("%s: tag %s: %w", r.name, tag, err)
+	}
+	return sortReferrers(refs), nil
+}
+
+// listReferrers gives the manifests whose subject it is.
+func (r *remote) listReferrers(ctx context.Context, subject digest.Digest) ([]Referrer, error) {
 	var refs []Referrer
-	err := r.repo.Referrers(ctx, ocispec.Descriptor{Digest: subject}, "", func(page []ocispec.Descriptor) error {
+	add := func(page []ocispec.Descriptor) error {
 		for _, d := range page {
 			if err := bundle.CheckDescriptor(d); err != nil {
 				return err
@@ -175,47 +172,62 @@ func (r *remote) Referrers(ctx context.Context, subject digest.Digest) ([]Referr
 			return fmt.Errorf("more than %d", maxReferrers)
 		}
 		return nil
+	}
+	err := r.patiently(ctx, func(ctx context.Context) error {
+		refs = nil
+		return r.repo.Referrers(ctx, ocispec.Descriptor{Digest: subject}, "", add)
 	})
 	if err != nil && !errors.Is(err, errdef.ErrNotFound) {
 		return nil, fmt.Errorf("%s: referrers of %s: %w", r.name, subject, err)
 	}
-	tag := legacyTag(subject)
-	desc, err := r.repo.Manifests().Resolve(ctx, tag)
-	switch {
-	case err == nil:
-		refs = append(refs, Referrer{Descriptor: plain(desc), Tag: tag})
-	case !errors.Is(err, errdef.ErrNotFound):
-		return nil, fmt.Errorf("%s: tag %s: %w", r.name, tag, err)
-	}
-	return sortReferrers(refs), nil
+	return refs, nil
 }
 
 func (r *remote) Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	return r.OpenAt(ctx, desc, 0)
 }
 
+// OpenAt gives a reader that goes on where the link breaks.
 func (r *remote) OpenAt(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+	open := func(ctx context.Context, offset int64) (io.ReadCloser, error) { return r.openOnce(ctx, desc, offset) }
+	rd := &resumeReader{ctx: ctx, open: open, link: r.link, size: desc.Size, offset: offset}
+	// A break while a registry without ranges sends again what is there already is one in a blob.
+	for rd.rc == nil {
+		if err := rd.reopen(); err != nil {
+			return nil, err
+		}
+	}
+	return rd, nil
+}
+
+func (r *remote) openOnce(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
 	if err := bundle.CheckDescriptor(desc); err != nil {
-		return nil, fmt.Errorf("%s: %w", r.name, err)
+		return nil, &finalError{fmt.Errorf("%s: %w", r.name, err)}
 	}
 	if offset < 0 || offset > desc.Size {
-		return nil, fmt.Errorf("%s: blob %s: offset %d of %d", r.name, desc.Digest, offset, desc.Size)
+		return nil, &finalError{fmt.Errorf("%s: blob %s: offset %d of %d", r.name, desc.Digest, offset, desc.Size)}
 	}
 	if offset == desc.Size && offset > 0 {
 		return io.NopCloser(strings.NewReader("")), nil // no range says this
 	}
-	// The context ends the response when it stalls, so it lives as long as the body.
-	ctx, cancel := context.WithCancelCause(ctx)
 	body, err := r.get(ctx, desc, offset)
 	if err != nil {
-		cancel(nil)
 		return nil, fmt.Errorf("%s: blob %s: %w", r.name, desc.Digest, err)
 	}
-	s := &stallReader{ctx: ctx, body: body, timeout: r.stall, cancel: cancel}
-	s.r = io.LimitReader(body, desc.Size-offset+1) // one more, so that too much is seen
-	s.timer = time.AfterFunc(r.stall, func() { cancel(errStalled) })
-	s.timer.Stop()
-	return s, nil
+	// One more, so that too much is seen.
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(body, desc.Size-offset+1), body}, nil
+}
+
+// url is an address of the registry's API.
+func (r *remote) url(repository, kind, name string) *url.URL {
+	u := &url.URL{Scheme: "https", Host: r.repo.Reference.Host(), Path: "/v2/" + repository + "/" + kind + "/" + name}
+	if r.repo.PlainHTTP {
+		u.Scheme = "http"
+	}
+	return u
 }
 
 // get asks for a manifest or a blob from offset on. oras-go's own fetch cannot begin in the middle.
@@ -224,10 +236,7 @@ func (r *remote) get(ctx context.Context, desc ocispec.Descriptor, offset int64)
 	if bundle.IsManifest(desc.MediaType) {
 		kind = "manifests"
 	}
-	u := url.URL{Scheme: "https", Host: r.repo.Reference.Host(), Path: "/v2/" + r.repo.Reference.Repository + "/" + kind + "/" + desc.Digest.String()}
-	if r.repo.PlainHTTP {
-		u.Scheme = "http"
-	}
+	u := r.url(r.repo.Reference.Repository, kind, desc.Digest.String())
 	ctx = auth.AppendRepositoryScope(ctx, r.repo.Reference, auth.ActionPull)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -241,7 +250,7 @@ func (r *remote) get(ctx context.Context, desc ocispec.Descriptor, offset int64)
 	}
 	resp, err := r.http.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, &finalError{err} // the transport was patient
 	}
 	if err := checkResponse(resp, desc, offset); err != nil {
 		return nil, errors.Join(err, resp.Body.Close())
@@ -286,7 +295,7 @@ func checkContentRange(header string, offset int64) error {
 	rest, ok := strings.CutPrefix(header, "bytes ")
 	first, _, ok2 := strings.Cut(rest, "-")
 	if n, err := strconv.ParseInt(first, 10, 64); !ok || !ok2 || err != nil || n != offset {
-		return fmt.Errorf("the registry answered %q to a range from %d", header, offset)
+		return &finalError{fmt.Errorf("the registry answered %q to a range from %d", header, offset)}
 	}
 	return nil
 }
@@ -309,34 +318,4 @@ func (r *remote) Path() string { return "" }
 func (r *remote) Close() error {
 	r.http.Client.CloseIdleConnections()
 	return nil
-}
-
-// errStalled is a net.Error that is a time-out, for those who ask whether it is worth trying again.
-var errStalled = fmt.Errorf("the registry sent nothing for too long: %w", os.ErrDeadlineExceeded)
-
-// stallReader cuts a body that brings nothing while somebody waits for it. TCP alone waits for hours for a peer that is
-// gone.
-type stallReader struct {
-	ctx     context.Context
-	r       io.Reader
-	body    io.Closer
-	timeout time.Duration
-	timer   *time.Timer
-	cancel  context.CancelCauseFunc
-}
-
-func (s *stallReader) Read(p []byte) (int, error) {
-	s.timer.Reset(s.timeout)
-	n, err := s.r.Read(p)
-	s.timer.Stop()
-	if err != nil && !errors.Is(err, io.EOF) && errors.Is(context.Cause(s.ctx), errStalled) {
-		err = errStalled
-	}
-	return n, err
-}
-
-func (s *stallReader) Close() error {
-	s.timer.Stop()
-	s.cancel(nil)
-	return s.body.Close()
 }

@@ -15,8 +15,7 @@ import (
 	"github.com/plimsoll/plimsoll/bundle"
 )
 
-// smallBlob is what is held in memory to be sent, in bytes: such a request is repeated when the registry is busy. A
-// larger body is streamed, once; Copy opens it again.
+// smallBlob is what is held in memory to be sent, in bytes, and sent in one piece.
 const smallBlob = 1 << 20
 
 func (r *remote) store(desc ocispec.Descriptor) registry.BlobStore {
@@ -40,37 +39,51 @@ func (r *remote) Has(ctx context.Context, desc ocispec.Descriptor) (bool, error)
 	return got.Size == desc.Size, nil
 }
 
-// Put uploads in one piece (POST, then PUT). The registry compares the digest, and the body of a damaged blob ends
-// before its last bytes. A manifest with a subject is entered into the subject's list of referrers, by the registry or,
-// where it has no such list, under the fallback tag (distribution-spec 1.1, "Pushing Manifests with Subject").
+// Put uploads. The registry compares the digest, and what is sent of a damaged blob ends before its last bytes. A
+// manifest with a subject is entered into the subject's list of referrers, by the registry or, where it has no such list,
+// under the fallback tag (distribution-spec 1.1, "Pushing Manifests with Subject").
+//
+// rd gives its bytes once: when the registry wants some again after the link broke, the Put fails. Copy, which can read
+// again, goes on.
 func (r *remote) Put(ctx context.Context, desc ocispec.Descriptor, rd io.Reader) error {
-	if err := bundle.CheckDescriptor(desc); err != nil {
+	opened := false
+	return r.putFrom(ctx, desc, func(offset int64) (io.ReadCloser, error) {
+		if opened {
+			return nil, fmt.Errorf("the link broke, and what is sent cannot be read again from byte %d", offset)
+		}
+		opened = true
+		return io.NopCloser(rd), nil
+	}, nil)
+}
+
+// putFrom is Put from what open gives, the first time from the first byte.
+func (r *remote) putFrom(ctx context.Context, desc ocispec.Descriptor, open func(offset int64) (io.ReadCloser, error), from []candidate) error {
+	err := bundle.CheckDescriptor(desc)
+	if err != nil {
 		return err
 	}
-	if err := r.put(ctx, desc, rd); err != nil {
+	if bundle.IsManifest(desc.MediaType) {
+		err = r.putManifest(ctx, desc, open)
+	} else {
+		err = r.putBlob(ctx, desc, open, from)
+	}
+	if err != nil {
 		return putError(r.name, desc, err)
 	}
 	return nil
 }
 
-func (r *remote) put(ctx context.Context, desc ocispec.Descriptor, rd io.Reader) error {
-	manifest := bundle.IsManifest(desc.MediaType)
-	if manifest && desc.Size > bundle.MaxManifest {
+func (r *remote) putManifest(ctx context.Context, desc ocispec.Descriptor, open func(offset int64) (io.ReadCloser, error)) error {
+	if desc.Size > bundle.MaxManifest {
 		return fmt.Errorf("%d bytes, the limit for a manifest is %d", desc.Size, bundle.MaxManifest)
 	}
-	if manifest || desc.Size <= smallBlob {
-		var buf bytes.Buffer
-		if err := CopyBlob(ctx, &buf, rd, desc); err != nil {
-			return err
-		}
-		return r.store(desc).Push(ctx, desc, bytes.NewReader(buf.Bytes()))
+	data, err := readSmallBlob(ctx, desc, open)
+	if err != nil {
+		return err
 	}
-	v := NewVerifyReader(rd, desc)
-	err := r.repo.Blobs().Push(ctx, desc, struct{ io.Reader }{v})
-	if v.Err() != nil {
-		return v.Err() // the cause; the client only says that the upload broke
-	}
-	return err
+	return r.patiently(ctx, func(ctx context.Context) error {
+		return r.repo.Manifests().Push(ctx, desc, bytes.NewReader(data))
+	})
 }
 
 // Commit sets the tags, the bundle's own last of all. Until then its manifests can be had by digest only.
@@ -89,9 +102,17 @@ func (r *remote) Commit(ctx context.Context, root ocispec.Descriptor, tag string
 
 func (r *remote) tag(ctx context.Context, desc ocispec.Descriptor, tag string) error {
 	desc = plain(desc)
+	if tag != "" {
+		// Some registries cannot say, without being asked for the bytes.
+		if got, err := r.repo.Manifests().Resolve(ctx, tag); err == nil && got.Digest == desc.Digest && got.Size == desc.Size {
+			return nil
+		}
+	}
 	raw, err := bundle.ReadBlob(ctx, r, desc, bundle.MaxManifest)
 	if err == nil && tag != "" {
-		err = r.repo.Manifests().PushReference(ctx, desc, bytes.NewReader(raw), tag)
+		err = r.patiently(ctx, func(ctx context.Context) error {
+			return r.repo.Manifests().PushReference(ctx, desc, bytes.NewReader(raw), tag)
+		})
 	}
 	if errors.Is(err, errdef.ErrNotFound) {
 		err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)

@@ -5,24 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net/http"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/plimsoll/plimsoll/bundle"
 )
 
-const (
-	resumeAttempts = 5                      // without a byte between them
-	resumeBackoff  = 200 * time.Millisecond // doubled each time
-)
-
 // Resume opens a blob for one pass from its first byte to its last over a link that breaks: where reading fails and f is
-// a RangeOpener, it goes on at that place. It gives up after five attempts in a row that bring nothing, with the last
-// error. What it reads is not verified.
+// a RangeOpener, it goes on at that place. When nothing came through for as long as f is Patient, it gives up with
+// *GaveUpError. What it reads is not verified.
 func Resume(ctx context.Context, f bundle.Fetcher, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	rc, err := f.Open(ctx, desc)
 	if err != nil {
@@ -32,7 +24,7 @@ func Resume(ctx context.Context, f bundle.Fetcher, desc ocispec.Descriptor) (io.
 	if !ok {
 		return rc, nil
 	}
-	return &resumeReader{ctx: ctx, from: opener, desc: desc, rc: rc}, nil
+	return resumed(ctx, opener, desc, rc, 0), nil
 }
 
 // ResumeAt is Resume from an offset in bytes.
@@ -41,17 +33,32 @@ func ResumeAt(ctx context.Context, f RangeOpener, desc ocispec.Descriptor, offse
 	if err != nil {
 		return nil, err
 	}
-	return &resumeReader{ctx: ctx, from: f, desc: desc, rc: rc, offset: offset}, nil
+	return resumed(ctx, f, desc, rc, offset), nil
+}
+
+func resumed(ctx context.Context, f RangeOpener, desc ocispec.Descriptor, rc io.ReadCloser, offset int64) io.ReadCloser {
+	if r, ok := rc.(*resumeReader); ok {
+		return r // a registry's readers are so by themselves
+	}
+	l := &link{patience: DefaultPatience}
+	if p, ok := f.(Patient); ok {
+		l.patience = p.Patience()
+	}
+	l.reached.Store(true) // it was opened
+	open := func(ctx context.Context, offset int64) (io.ReadCloser, error) { return f.OpenAt(ctx, desc, offset) }
+	return &resumeReader{ctx: ctx, open: open, link: l, size: desc.Size, rc: rc, offset: offset}
 }
 
 type resumeReader struct {
-	ctx      context.Context
-	from     RangeOpener
-	desc     ocispec.Descriptor
-	rc       io.ReadCloser // nil between a break and the next attempt
-	offset   int64
-	attempts int   // since the last byte
-	cause    error // of the last break
+	ctx    context.Context
+	open   func(ctx context.Context, offset int64) (io.ReadCloser, error)
+	link   *link
+	size   int64         // of the whole blob
+	rc     io.ReadCloser // nil between a break and the next attempt
+	offset int64
+	wait   *wait // since the last byte; nil while bytes come
+	tries  int   // since the last byte
+	cause  error // of the last break
 }
 
 func (r *resumeReader) Read(p []byte) (int, error) {
@@ -67,9 +74,9 @@ func (r *resumeReader) Read(p []byte) (int, error) {
 		n, err := r.rc.Read(p)
 		r.offset += int64(n)
 		if n > 0 {
-			r.attempts = 0
+			r.wait, r.tries = nil, 0
 		}
-		if errors.Is(err, io.EOF) && r.offset < r.desc.Size {
+		if errors.Is(err, io.EOF) && r.offset < r.size {
 			err = io.ErrUnexpectedEOF
 		}
 		switch {
@@ -87,33 +94,36 @@ func (r *resumeReader) Read(p []byte) (int, error) {
 
 func (r *resumeReader) broke(err error) {
 	r.rc, r.cause = nil, err
-	r.attempts++
+	r.tries++
+	if r.wait == nil {
+		r.wait = &wait{link: r.link, since: time.Now(), pause: firstPause}
+	}
 }
 
 // reopen leaves rc nil when it may be called again.
 func (r *resumeReader) reopen() error {
-	if r.attempts > resumeAttempts {
-		return fmt.Errorf("broke off at byte %d of %d: %w", r.offset, r.desc.Size, r.cause)
-	}
-	if r.attempts > 1 { // the first attempt is made at once: most breaks are of the connection, not of the registry
-		timer := time.NewTimer(resumeBackoff << (r.attempts - 2))
-		defer timer.Stop()
-		select {
-		case <-r.ctx.Done():
-			return r.ctx.Err()
-		case <-timer.C:
+	if r.tries > 1 { // the first attempt is made at once: most breaks are of the connection, not of the registry
+		if err := r.wait.next(r.ctx, r.cause, 0); err != nil {
+			return r.brokeOff(err)
 		}
 	}
-	rc, err := r.from.OpenAt(r.ctx, r.desc, r.offset)
+	rc, err := r.open(waitingSince(r.ctx, r.wait), r.offset)
 	switch {
 	case err == nil:
 		r.rc = rc
 	case final(r.ctx, err):
-		return err
+		return r.brokeOff(err)
 	default:
 		r.broke(err)
 	}
 	return nil
+}
+
+func (r *resumeReader) brokeOff(err error) error {
+	if r.cause == nil {
+		return err // it was never open
+	}
+	return fmt.Errorf("broke off at byte %d of %d: %w", r.offset, r.size, err)
 }
 
 func (r *resumeReader) Close() error {
@@ -121,15 +131,4 @@ func (r *resumeReader) Close() error {
 		return nil
 	}
 	return r.rc.Close()
-}
-
-// final reports whether trying again is in vain: the bytes are missing or wrong, the registry refuses, or nobody waits.
-func final(ctx context.Context, err error) bool {
-	var damaged *bundle.DamagedError
-	var refused *errcode.ErrorResponse
-	if errors.As(err, &refused) {
-		return refused.StatusCode < http.StatusInternalServerError &&
-			refused.StatusCode != http.StatusRequestTimeout && refused.StatusCode != http.StatusTooManyRequests
-	}
-	return ctx.Err() != nil || errors.As(err, &damaged) || errors.Is(err, fs.ErrNotExist)
 }

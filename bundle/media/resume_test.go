@@ -37,6 +37,10 @@ func (f *flaky) OpenAt(_ context.Context, _ ocispec.Descriptor, offset int64) (i
 	return io.NopCloser(bytes.NewReader(rest)), nil
 }
 
+type hasty struct{}
+
+func (hasty) Patience() time.Duration { return time.Second }
+
 func TestResumeGivesUp(t *testing.T) {
 	data := []byte("0123456789")
 	desc := ocispec.Descriptor{MediaType: "a/b", Size: 10}
@@ -45,11 +49,26 @@ func TestResumeGivesUp(t *testing.T) {
 		start := time.Now()
 		src := &flaky{data: data, err: broken, n: func(opening int) int { return map[bool]int{true: 3}[opening == 1] }}
 		got, err := io.ReadAll(must(Resume(t.Context(), src, desc))(t))
-		if !errors.Is(err, broken) || string(got) != "012" || src.opens != 1+resumeAttempts {
-			t.Errorf("%q, %v after %d openings", got, err, src.opens)
+		var gaveUp *GaveUpError
+		if !errors.Is(err, broken) || !errors.As(err, &gaveUp) || gaveUp.After != DefaultPatience || string(got) != "012" {
+			t.Errorf("%q, %v", got, err)
 		}
-		if waited := time.Since(start); waited != 15*resumeBackoff { // 1+2+4+8
+		if waited := time.Since(start); waited != DefaultPatience {
 			t.Errorf("waited %v", waited)
+		}
+		// At once, after 0.2, 0.4, 0.8, 1.6, 3.2 and then every 5 seconds, the last time at the end.
+		if want := 1 + 1 + 5 + int((DefaultPatience-6200*time.Millisecond)/longestPause) + 1; src.opens != want {
+			t.Errorf("%d openings, want %d", src.opens, want)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // as the fetcher says
+		start := time.Now()
+		src := &flaky{data: data, err: broken, n: func(int) int { return 0 }}
+		if _, err := io.ReadAll(must(Resume(t.Context(), struct {
+			*flaky
+			hasty
+		}{flaky: src}, desc))(t)); !errors.Is(err, broken) || time.Since(start) != (hasty{}).Patience() {
+			t.Errorf("%v after %v", err, time.Since(start))
 		}
 	})
 	synctest.Test(t, func(t *testing.T) { // a byte each time is progress

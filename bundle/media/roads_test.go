@@ -70,8 +70,13 @@ func sink(t testing.TB, ref string, o Options) Sink {
 // carry copies a bundle and closes the sink.
 func carry(ctx context.Context, t testing.TB, from, to string) error {
 	t.Helper()
-	s := sink(t, to, plainHTTP)
-	err := Copy(ctx, s, source(t, from, plainHTTP), nil, 0)
+	return carryWith(ctx, t, from, to, plainHTTP)
+}
+
+func carryWith(ctx context.Context, t testing.TB, from, to string, o Options) error {
+	t.Helper()
+	s := sink(t, to, o)
+	err := Copy(ctx, s, source(t, from, o), nil, 0)
 	return errors.Join(err, s.Close())
 }
 

@@ -5,44 +5,48 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"time"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/plimsoll/plimsoll/builder"
-	"github.com/plimsoll/plimsoll/builder/origin"
-	"github.com/plimsoll/plimsoll/builder/spec"
+	"github.com/plimsoll/plimsoll/builder/closure"
 	"github.com/plimsoll/plimsoll/bundle/media"
 	"github.com/plimsoll/plimsoll/cmd/internal/cli"
 	"github.com/plimsoll/plimsoll/sbom"
 )
 
 type buildFlags struct {
-	file, output, signKey, attestKey string
-	unsigned, noSBOM, json           bool
-	mirrors                          []string
-	generator, tmpdir                string
-	road                             roadFlags
-	progress                         cli.ProgressFlag
+	file, output, signKey, attestKey     string
+	unsigned, incomplete, noSBOM, locked bool
+	since, generator, renderer           string
+	report                               reportFlags
+	sources                              sourceFlags
+	road                                 roadFlags
+	progress                             cli.ProgressFlag
 }
 
 func newBuild() *cobra.Command {
 	var f buildFlags
 	cmd := &cobra.Command{
 		Use:   "build -f bundle.yaml -o OUTPUT --sign release.key --attest attest.key",
-		Short: "Resolve, pack, describe and sign a release",
-		Long: `build resolves everything that bundle.yaml names, copies it byte for byte, generates an SPDX SBOM for
-each image that brought none, attests the provenance, and signs images and bundle.
+		Short: "Resolve, prove complete, pack, describe and sign a release",
+		Long: `build resolves everything that bundle.yaml names and proves that nothing is missing: it renders what the site
+will render (Helm charts, kustomizations, Argo CD and Flux objects on every packed branch) and wants each image, chart
+and Git repository that comes out to be in the bundle, or under closure.allowExternal with a reason. Then it copies all
+of it byte for byte, generates an SPDX SBOM for each image that brought none, attests the provenance, and signs.
+
+The same bundle.yaml, sources and keys give the same digest, wherever and whenever. --locked takes what
+'plimsoll lock' wrote to bundle.lock.json instead of asking what tags and branches mean today.
 
 Key files are encrypted with the password in PLIMSOLL_KEY_PASSWORD (COSIGN_PASSWORD is read too).
-The bundle's time is metadata.created, else SOURCE_DATE_EPOCH, else that of the newest packed commit.`,
+The bundle's time is metadata.created, else SOURCE_DATE_EPOCH, else that of the newest packed commit.
+In GitHub Actions a summary is appended to $GITHUB_STEP_SUMMARY.`,
 		Example: `  plimsoll build -f bundle.yaml -o robot-stack.tar --sign release.key --attest attest.key
   plimsoll build -f bundle.yaml -o oci://registry.example.com/releases/robot-stack --sign release.key --attest attest.key
-  plimsoll build -f bundle.yaml -o out/ --registry-mirror ghcr.io=http://127.0.0.1:5000 --sign release.key --attest attest.key`,
+  plimsoll build -f bundle.yaml -o out/ --locked --since oci://registry.example.com/releases/robot-stack:v1.5.4 --sign …
+  plimsoll build -f bundle.yaml -o out/ --add-missing --sarif findings.sarif --sign release.key --attest attest.key`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
@@ -52,11 +56,14 @@ The bundle's time is metadata.created, else SOURCE_DATE_EPOCH, else that of the 
 	flags.StringVar(&f.signKey, "sign", "", "release key: signs the bundle and its images, nothing else")
 	flags.StringVar(&f.attestKey, "attest", "", "attestation key: signs SBOMs and provenance; must not be the release key")
 	flags.BoolVar(&f.unsigned, "insecure-unsigned", false, "build without signatures; no relay accepts the result")
+	flags.BoolVar(&f.incomplete, "insecure-incomplete", false, "do not prove that the bundle is complete; robots may ask for what is not there")
 	flags.BoolVar(&f.noSBOM, "no-sbom", false, "generate no SBOM for images that bring none")
-	flags.StringArrayVar(&f.mirrors, "registry-mirror", nil, "HOST=URL: ask URL for the images of registry HOST (repeatable)")
+	flags.BoolVar(&f.locked, "locked", false, "take tags and branches as bundle.lock.json has them")
+	flags.StringVar(&f.since, "since", "", "an earlier BUNDLE: reuse its Git layers and pack only the commits that are new")
 	flags.StringVar(&f.generator, "sbom-generator", "", "the plimsoll-sbom executable (default: beside plimsoll, then in PATH)")
-	flags.StringVar(&f.tmpdir, "tmpdir", "", "folder for scratch files (default: the system's)")
-	flags.BoolVar(&f.json, "json", false, "print the result as JSON")
+	flags.StringVar(&f.renderer, "renderer", "", "the plimsoll-render executable (default: beside plimsoll, then in PATH)")
+	f.report.register(cmd)
+	f.sources.register(cmd)
 	f.road.register(cmd)
 	f.progress.Register(cmd)
 	cobra.CheckErr(cmd.MarkFlagRequired("output"))
@@ -70,6 +77,14 @@ func (f *buildFlags) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
+	if f.since != "" {
+		src, b, err := openBundle(ctx, f.since, f.road.options())
+		if err != nil {
+			return fmt.Errorf("--since: %w", err)
+		}
+		defer src.Close() //nolint:errcheck // only read from
+		o.Since = &builder.Predecessor{Bundle: b, Source: src}
+	}
 	p, err := f.progress.Open()
 	if err != nil {
 		return err
@@ -77,18 +92,7 @@ func (f *buildFlags) run(cmd *cobra.Command) (err error) {
 	o.Progress = p.Func
 	res, err := f.build(ctx, o)
 	p.Close()
-	if err != nil {
-		return err
-	}
-	if f.json {
-		return cli.PrintJSON(cmd, map[string]any{
-			"name": res.Lock.Name, "version": res.Lock.Version, "output": f.output, "bundle": res.Root,
-			"items": len(res.Lock.Items), "bytes": res.Lock.Bytes, "signed": o.Release != nil,
-		})
-	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n  bundle  %s\n  items   %d, %s\n  output  %s\n", res.Lock.Name, res.Lock.Version,
-		res.Root.Digest, len(res.Lock.Items), cli.Bytes(res.Lock.Bytes), f.output)
-	return nil
+	return f.report.finish(cmd, f.file, f.output, o, res, err)
 }
 
 // build writes the bundle. A registry gets it from a folder, where the SBOM generator can read it: with one more copy
@@ -97,7 +101,7 @@ func (f *buildFlags) build(ctx context.Context, o builder.Options) (*builder.Res
 	if !strings.HasPrefix(f.output, "oci://") {
 		return buildInto(ctx, f.output, f.road.options(), o)
 	}
-	scratch, err := os.MkdirTemp(f.tmpdir, "plimsoll-build-*")
+	scratch, err := os.MkdirTemp(o.TempDir, "plimsoll-build-*")
 	if err != nil {
 		return nil, err
 	}
@@ -123,59 +127,50 @@ func buildInto(ctx context.Context, output string, mo media.Options, o builder.O
 }
 
 func (f *buildFlags) options() (builder.Options, error) {
-	o := builder.Options{Version: version, TempDir: f.tmpdir}
 	data, err := os.ReadFile(f.file)
+	if err != nil {
+		return builder.Options{}, err
+	}
+	o, err := f.sources.options(f.file, data)
 	if err != nil {
 		return o, err
 	}
-	if o.Spec, err = spec.Parse(f.file, data); err != nil {
-		return o, err
-	}
-	o.SpecDigest = digest.FromBytes(data)
-	if o.Created, err = sourceDateEpoch(); err != nil {
-		return o, err
-	}
-	if o.Registries, err = registries(f.mirrors); err != nil {
-		return o, err
+	if f.locked {
+		if o.Pins, err = readPins(pinsFile(f.file)); err != nil {
+			return o, err
+		}
 	}
 	if o.Release, o.Attestation, err = f.signers(); err != nil {
 		return o, err
 	}
-	if f.noSBOM {
-		return o, nil
-	}
-	generator, err := sbomGenerator(f.generator)
-	if err != nil {
-		return o, err
-	}
-	g := sbom.Generator{Path: generator, TempDir: f.tmpdir}
-	o.SBOM = func(ctx context.Context, sink media.Sink, manifest ocispec.Descriptor, subject sbom.Subject) ([]byte, error) {
-		return g.Generate(ctx, sink.Path(), manifest, subject)
-	}
-	return o, nil
-}
-
-func registries(mirrors []string) (*origin.Registries, error) {
-	rs := &origin.Registries{Mirrors: make(map[string]string), UserAgent: "plimsoll/" + version}
-	for _, m := range mirrors {
-		host, address, ok := strings.Cut(m, "=")
-		if !ok || host == "" || address == "" {
-			return nil, cli.Usagef("--registry-mirror %q: want HOST=URL", m)
+	if !f.incomplete {
+		if o.Render, err = renderer(f.renderer, o.TempDir, ", or build with --insecure-incomplete"); err != nil {
+			return o, err
 		}
-		rs.Mirrors[host] = address
 	}
-	return rs, nil
+	if !f.noSBOM {
+		o.SBOM, err = sbomGenerator(f.generator, o.TempDir)
+	}
+	return o, err
 }
 
-// sourceDateEpoch reads the variable of https://reproducible-builds.org/specs/source-date-epoch/.
-func sourceDateEpoch() (time.Time, error) {
-	text := os.Getenv("SOURCE_DATE_EPOCH")
-	if text == "" {
-		return time.Time{}, nil
-	}
-	seconds, err := strconv.ParseInt(text, 10, 64)
+// renderer runs plimsoll-render.
+func renderer(flag, tmpdir, without string) (builder.Render, error) {
+	path, err := program("plimsoll-render", flag, without)
 	if err != nil {
-		return time.Time{}, cli.Usagef("SOURCE_DATE_EPOCH %q: want seconds since 1970", text)
+		return nil, err
 	}
-	return time.Unix(seconds, 0).UTC(), nil
+	return closure.Runner{Path: path, TempDir: tmpdir}.Run, nil
+}
+
+// sbomGenerator runs plimsoll-sbom.
+func sbomGenerator(flag, tmpdir string) (builder.SBOMGenerator, error) {
+	path, err := program("plimsoll-sbom", flag, ", or build with --no-sbom")
+	if err != nil {
+		return nil, err
+	}
+	g := sbom.Generator{Path: path, TempDir: tmpdir}
+	return func(ctx context.Context, sink media.Sink, manifest ocispec.Descriptor, subject sbom.Subject) ([]byte, error) {
+		return g.Generate(ctx, sink.Path(), manifest, subject)
+	}, nil
 }

@@ -162,21 +162,3 @@ func loadSigner(path string) (*sign.Signer, error) {
 	}
 	return signer, nil
 }
-
-// sbomGenerator finds plimsoll-sbom: where the flag says, beside this program, or in PATH.
-func sbomGenerator(flag string) (string, error) {
-	if flag != "" {
-		return flag, nil
-	}
-	const name = "plimsoll-sbom"
-	if self, err := os.Executable(); err == nil {
-		if path := filepath.Join(filepath.Dir(self), name); exists(path) {
-			return path, nil
-		}
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return "", fmt.Errorf("%s is neither beside plimsoll nor in PATH: install it, or build with --no-sbom", name)
-	}
-	return path, nil
-}

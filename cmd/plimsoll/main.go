@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/plimsoll/plimsoll/builder"
+	"github.com/plimsoll/plimsoll/builder/pins"
 	"github.com/plimsoll/plimsoll/builder/spec"
 	"github.com/plimsoll/plimsoll/cmd/internal/cli"
 )
@@ -17,7 +18,7 @@ var version = "devel"
 
 func main() { os.Exit(run()) }
 
-func run() int { return cli.Main(newRoot(), explain) }
+func run() int { return cli.Main(newRoot(), explain, explainRebuild) }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
@@ -33,7 +34,7 @@ A bundle is an OCI artifact. Wherever a command takes one, write
 		Version: version,
 		Args:    cobra.NoArgs,
 	}
-	root.AddCommand(newBuild(), newVerify(), newInspect(), newCopy(), newKeys())
+	root.AddCommand(newBuild(), newLock(), newRebuild(), newFindImages(), newVerify(), newInspect(), newDiff(), newCopy(), newKeys())
 	return root
 }
 
@@ -41,7 +42,13 @@ A bundle is an OCI artifact. Wherever a command takes one, write
 func explain(err error) (code int, hint string, ok bool) {
 	var list spec.ErrorList
 	var noTime *builder.NoTimeError
+	var incomplete *builder.IncompleteError
+	var unpinned *pins.MissingError
 	switch {
+	case errors.As(err, &incomplete):
+		return cli.ExitIncomplete, "add what is missing to bundle.yaml ('--add-missing' prints it), or allow it under closure.allowExternal with a reason", true
+	case errors.As(err, &unpinned):
+		return cli.ExitUsage, "run 'plimsoll lock' and commit bundle.lock.json", true
 	case errors.As(err, &list):
 		return cli.ExitUsage, "the fields are described in docs/bundle.schema.json", true
 	case errors.As(err, &noTime):

@@ -44,7 +44,7 @@ func run(ctx context.Context, dir, bin string, exit bool) (err error) {
 		{"The bundle travels: as a registry artifact, and as a file on a medium", d.carry},
 		{"The relay verifies, stores, activates and serves", d.importFirst},
 		{"Real clients pull from the relay, and only from it", d.pullFirst},
-		{"Release v1.5.5: one layer and one commit changed", d.upgrade},
+		{"Release v1.5.5: one layer changed, and one commit on each branch", d.upgrade},
 		{"And back, in one step", d.rollback},
 	}
 	for i, step := range steps {

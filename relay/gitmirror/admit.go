@@ -183,10 +183,14 @@ func (q *quarantine) add(ctx context.Context, layer Layer, g bundle.Git, last bo
 		return fmt.Errorf("git %s: layer %s: %w", q.name, layer.Name, err)
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	br := newHeaderReader(&contextReader{ctx: ctx, r: src})
-	h, err := readHeader(br)
-	if err != nil {
+	br := bundle.NewGitHeaderReader(&contextReader{ctx: ctx, r: src})
+	h, err := bundle.ReadGitHeader(br)
+	var bad *bundle.GitHeaderError
+	if errors.As(err, &bad) {
 		return q.damaged(layer, err)
+	}
+	if err != nil {
+		return fmt.Errorf("git %s: layer %s: %w", q.name, layer.Name, err)
 	}
 	if last {
 		if err := q.checkHeaderRefs(layer, h, g); err != nil {
@@ -219,46 +223,42 @@ func (q *quarantine) add(ctx context.Context, layer Layer, g bundle.Git, last bo
 }
 
 func (q *quarantine) damaged(layer Layer, err error) error {
-	var re *readError
-	if errors.As(err, &re) {
-		return fmt.Errorf("git %s: layer %s: %w", q.name, layer.Name, re.err)
-	}
 	return &DamagedError{Repository: q.name, Layer: layer.Name, Reason: err.Error(), Err: err}
 }
 
-func headerOIDs(h *header) []string {
-	oids := make([]string, len(h.refs))
-	for i, ref := range h.refs {
-		oids[i] = ref.oid
+func headerOIDs(h *bundle.GitHeader) []string {
+	oids := make([]string, len(h.Refs))
+	for i, ref := range h.Refs {
+		oids[i] = ref.OID
 	}
 	return oids
 }
 
 // checkHeaderRefs holds the last layer, which is the newest state, against the lock.
-func (q *quarantine) checkHeaderRefs(layer Layer, h *header, g bundle.Git) error {
+func (q *quarantine) checkHeaderRefs(layer Layer, h *bundle.GitHeader, g bundle.Git) error {
 	want := make(map[string]string, len(g.Refs))
 	for _, ref := range g.Refs {
 		want[ref.Name] = ref.OID
 	}
-	for _, ref := range h.refs {
-		name := ref.name
+	for _, ref := range h.Refs {
+		name := ref.Name
 		if name == "HEAD" {
 			name = g.Head
 		}
 		oid, ok := want[name]
 		if !ok {
-			return &RefusedError{Repository: q.name, Reason: fmt.Sprintf("layer %s brings %s, which the lock does not name", layer.Name, ref.name)}
+			return &RefusedError{Repository: q.name, Reason: fmt.Sprintf("layer %s brings %s, which the lock does not name", layer.Name, ref.Name)}
 		}
-		if oid != ref.oid {
-			return &RefusedError{Repository: q.name, Reason: fmt.Sprintf("layer %s brings %s at %s, the lock says %s", layer.Name, ref.name, ref.oid, oid)}
+		if oid != ref.OID {
+			return &RefusedError{Repository: q.name, Reason: fmt.Sprintf("layer %s brings %s at %s, the lock says %s", layer.Name, ref.Name, ref.OID, oid)}
 		}
 	}
 	return nil
 }
 
-func (q *quarantine) checkPrerequisites(ctx context.Context, layer Layer, h *header) error {
+func (q *quarantine) checkPrerequisites(ctx context.Context, layer Layer, h *bundle.GitHeader) error {
 	var missing []string
-	err := q.m.lookUp(ctx, q.repo, h.prerequisites, func(oid string, o object) error {
+	err := q.m.lookUp(ctx, q.repo, h.Prerequisites, func(oid string, o object) error {
 		switch o.kind {
 		case "commit":
 		case "":
@@ -274,7 +274,7 @@ func (q *quarantine) checkPrerequisites(ctx context.Context, layer Layer, h *hea
 	if len(missing) > 0 {
 		return &MissingBaseError{Repository: q.name, Layer: layer.Name, OIDs: missing}
 	}
-	return q.m.lookUp(ctx, q.m.path(storeName), h.prerequisites, func(oid string, o object) error {
+	return q.m.lookUp(ctx, q.m.path(storeName), h.Prerequisites, func(oid string, o object) error {
 		if o.kind != "" {
 			q.bases = append(q.bases, oid)
 		}

@@ -84,14 +84,8 @@ func (s *stream) first(version string) error {
 	if err != nil {
 		return err
 	}
-	const second = "robot-values/robot-002.yaml"
-	var canary []change
-	for _, f := range files {
-		if f.path == second {
-			canary = []change{{second, bytes.Replace(f.data, []byte(`cameraOffset: "-3.0"`), []byte(`cameraOffset: "-2.5"`), 1)}}
-		}
-	}
 	isSecond := func(c change) bool { return c.path == second }
+	canary := slices.DeleteFunc(tried(files), func(c change) bool { return !isSecond(c) })
 	s.commit("main", "", started, "Deploy robot-app to robot-001", slices.DeleteFunc(slices.Clone(files), isSecond))
 	s.commit("main", "", started.Add(time.Hour), "Add robot-002", slices.DeleteFunc(slices.Clone(files), func(c change) bool { return !isSecond(c) }))
 	s.tag(version, started.Add(2*time.Hour))
@@ -99,7 +93,22 @@ func (s *stream) first(version string) error {
 	return nil
 }
 
-// next lets all robots run the version. n makes its time: later than all before.
+// second is the robot on which canary tries another camera offset.
+const second = "robot-values/robot-002.yaml"
+
+// tried gives files as canary has them.
+func tried(files []change) []change {
+	out := slices.Clone(files)
+	for i, f := range out {
+		if f.path == second {
+			out[i].data = bytes.Replace(f.data, []byte(`cameraOffset: "-3.0"`), []byte(`cameraOffset: "-2.5"`), 1)
+		}
+	}
+	return out
+}
+
+// next lets the robots on canary run the version, then all. A branch that stayed behind would still need the version
+// before, and a release that carries only this one would be incomplete. n makes its time: later than all before.
 func (s *stream) next(n int, version string) error {
 	files, err := deployment(version)
 	if err != nil {
@@ -108,6 +117,7 @@ func (s *stream) next(n int, version string) error {
 	values := slices.DeleteFunc(files, func(c change) bool { return !strings.HasPrefix(c.path, "robot-values/") })
 	when := started.AddDate(0, 0, n)
 	// ^0 asks for the branch as the repository has it; the plain name is only known in the stream that made it.
+	s.commit("canary", "refs/heads/canary^0", when.Add(-6*time.Hour), "Try robot-app "+version, tried(values))
 	s.commit("main", "refs/heads/main^0", when, "Update the robots to robot-app "+version, values)
 	s.tag(version, when.Add(time.Hour))
 	return nil

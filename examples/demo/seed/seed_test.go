@@ -73,7 +73,7 @@ func TestTwoVersions(t *testing.T) {
 		t.Errorf("published twice:\n%+v\n%+v", first, again)
 	}
 	second := run(t, hostA, dirA, "v1.5.5")
-	if second.robotApp == first.robotApp || second.main == first.main || second.calibration != first.calibration || second.canary != first.canary {
+	if second.robotApp == first.robotApp || second.main == first.main || second.calibration != first.calibration || second.canary == first.canary {
 		t.Errorf("v1.5.5 changed the wrong things:\n%+v\n%+v", first, second)
 	}
 	run(t, hostB, dirB, "v1.5.4")
@@ -128,14 +128,15 @@ func checkGit(t *testing.T, first, second published) {
 		{"symbolic-ref HEAD", "refs/heads/main"},
 		{"for-each-ref --format=%(refname)=%(objecttype)", "refs/heads/canary=commit\nrefs/heads/main=commit\nrefs/tags/v1.5.4=tag\nrefs/tags/v1.5.5=tag"},
 		{"log --format=%s main", "Update the robots to robot-app v1.5.5\nAdd robot-002\nDeploy robot-app to robot-001"},
-		{"log --format=%s main..canary", "Try another camera offset on robot-002"},
+		{"log --format=%s main..canary", "Try robot-app v1.5.5\nTry another camera offset on robot-002"},
 		{"log -1 --format=%an|%ce|%aI v1.5.4", "Acme Robotics|robots@acme.example|2026-01-15T10:00:00+00:00"},
 		{"rev-parse v1.5.4^{commit}", first.main},
 		{"rev-parse v1.5.5^{commit}", second.main},
 		{"rev-parse canary", second.canary},
 		{"diff --stat=80 --format= v1.5.4 v1.5.5 -- charts", ""},
 		{"diff --name-only v1.5.4 v1.5.5", "robot-values/robot-001.yaml\nrobot-values/robot-002.yaml"},
-		{"diff --name-only v1.5.4 canary", "robot-values/robot-002.yaml"},
+		{"diff --name-only v1.5.4 " + first.canary, "robot-values/robot-002.yaml"},
+		{"diff --name-only v1.5.5 canary", "robot-values/robot-002.yaml"},
 	} {
 		if got := git(t, append([]string{"-C", bare}, strings.Fields(tc.args)...)...); got != tc.want {
 			t.Errorf("git %s:\n%s\nwant\n%s", tc.args, got, tc.want)
