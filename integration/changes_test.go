@@ -16,7 +16,9 @@ func TestOneChangedByte(t *testing.T) {
 	}{
 		{
 			"chart", "ros-stack",
-			func(e *example) { flip(e, "git/ros-deployment/charts/robot-base/values.yaml", "so that a fork", "so that a Fork") },
+			func(e *example) {
+				flip(e, "git/ros-deployment/charts/robot-base/values.yaml", "so that a fork", "so that a Fork")
+			},
 			[]string{"ghcr.io/acme/charts/robot-base:1.4.0", "values.yaml"},
 		},
 		{
@@ -48,7 +50,9 @@ func TestOneChangedByte(t *testing.T) {
 		},
 		{
 			"image layer", "third-party-charts",
-			func(e *example) { e.push("docker.io/library/busybox:1.37.0", "Software of docker.io/library/busybox:1.37.0") },
+			func(e *example) {
+				e.push("docker.io/library/busybox:1.37.0", "Software of docker.io/library/busybox:1.37.0")
+			},
 			[]string{"docker.io/library/busybox:1.37.0", "linux/amd64"},
 		},
 		{

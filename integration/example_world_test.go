@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -481,4 +482,27 @@ func (e *example) copyRegistry(to string) {
 			e.check(remote.Write(target, img, remote.WithContext(e.t.Context())))
 		}
 	}
+}
+
+// tar packs a folder as skopeo writes an oci-archive.
+func (e *example) tar(dir, file string) {
+	e.t.Helper()
+	out, err := os.Create(file)
+	e.check(err)
+	w := tar.NewWriter(out)
+	e.check(w.AddFS(os.DirFS(dir)))
+	e.check(errors.Join(w.Close(), out.Close()))
+}
+
+// noise is text that no compression makes small, the same each time.
+func noise(n int) string {
+	buf := make([]byte, n)
+	rand.NewChaCha8([32]byte{}).Read(buf) //nolint:errcheck // never fails
+	return string(buf)
+}
+
+func sorted(lines string) string {
+	list := strings.Split(lines, "\n")
+	slices.Sort(list)
+	return strings.Join(list, "\n")
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -10,6 +11,10 @@ import (
 // The scripts in testdata/script read like the manual: every command, every exit code.
 func TestScripts(t *testing.T) {
 	f := releases(t)
+	examples, err := filepath.Abs(filepath.Join("..", "examples"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
@@ -18,6 +23,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("V155", f.bundle("v1.5.5"))
 			env.Setenv("KEYS", f.path("keys"))
 			env.Setenv("UPSTREAM", f.upstream)
+			env.Setenv("EXAMPLES", examples)
 			env.Setenv("PLIMSOLL_KEY_PASSWORD", "test")
 			env.Setenv("GIT_CONFIG_COUNT", "1")
 			env.Setenv("GIT_CONFIG_KEY_0", "url."+f.path("git")+"/.insteadOf")

@@ -359,7 +359,7 @@ func FuzzSARIF(f *testing.F) {
 		}
 		run := decode(t, b.Bytes())
 		for _, r := range run.Results {
-			if r.Message == nil || *r.Message.Text == "" && *r.RuleID != "" || r.RuleIndex < 0 || *run.Tool.Driver.Rules[r.RuleIndex].ID != *r.RuleID ||
+			if r.Message == nil || *r.Message.Text == "" || *r.RuleID == "" || r.RuleIndex < 0 || *run.Tool.Driver.Rules[r.RuleIndex].ID != *r.RuleID ||
 				!slices.Contains(levels, Level(r.Level)) || len(r.Locations) != 1 || r.PartialFingerprints["plimsollFinding/v1"] == "" {
 				t.Errorf("result %+v", r)
 			}
@@ -368,7 +368,7 @@ func FuzzSARIF(f *testing.F) {
 				if err != nil || u.IsAbs() || u.Host != "" || u.Path == "" || u.Path[0] == '/' || strings.HasPrefix(u.Path, "../") || strings.Contains(u.Path, "/../") {
 					t.Errorf("URI %v leaves its base: %v", u, err)
 				}
-				if region := l.PhysicalLocation.Region; region != nil && *region.StartLine < 1 || i > 0 && *l.ID != i {
+				if region := l.PhysicalLocation.Region; region != nil && *region.StartLine < 1 || i > 0 && l.ID != i {
 					t.Errorf("location %d: %+v", i, l)
 				}
 			}

@@ -1,6 +1,7 @@
 package findings
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -138,7 +139,7 @@ func SARIF(w io.Writer, version string, all []Finding) error {
 	}
 	rules := make(map[string]int)
 	for _, f := range list {
-		rule := clean(f.Rule)
+		rule := cmp.Or(clean(f.Rule), "other")
 		i, known := rules[rule]
 		if !known {
 			i = len(run.Tool.Driver.Rules)
@@ -151,7 +152,7 @@ func SARIF(w io.Writer, version string, all []Finding) error {
 				if run.Bases == nil {
 					run.Bases = make(map[string]sarifArtifact)
 				}
-				run.Bases[clean(p.Item)] = sarifArtifact{Description: &sarifText{message("The root of " + p.Item)}}
+				run.Bases[clean(p.Item)] = sarifArtifact{Description: &sarifText{message("The root of " + clean(p.Item))}}
 			}
 		}
 	}
@@ -170,15 +171,15 @@ func describeRule(id string) sarifRule {
 }
 
 func result(f Finding, rule string, ruleIndex int) sarifResult {
-	text := f.Message
-	if f.Ref != "" && !strings.Contains(text, f.Ref) {
-		text = strings.TrimSpace(f.Ref + ": " + text)
+	text, ref := clean(f.Message), clean(f.Ref)
+	switch {
+	case text == "":
+		text = cmp.Or(ref, rule)
+	case !strings.Contains(text, ref):
+		text = ref + ": " + text
 	}
-	if text == "" {
-		text = rule
-	}
-	if f.Suggestion != "" {
-		text = clean(text) + " → " + clean(f.Suggestion)
+	if todo := clean(f.Suggestion); todo != "" {
+		text += " → " + todo
 	}
 	r := sarifResult{
 		Rule: rule, RuleIndex: ruleIndex, Level: f.Level, Message: sarifText{message(text)},
@@ -235,13 +236,13 @@ func relativeURI(file string) string {
 		file = file[:maxText]
 	}
 	file = strings.TrimPrefix(path.Clean("/"+file), "/")
-	return (&url.URL{Path: file}).String()
+	return (&url.URL{Path: cmp.Or(file, ".")}).String()
 }
 
 // message is a plain text message (SARIF 2.1.0, 3.11.5 and 3.11.6): braces stand for placeholders and brackets begin
 // links, unless they are escaped.
 func message(text string) string {
-	return strings.NewReplacer("{", "{{", "}", "}}", `\`, `\\`, "[", `\[`, "]", `\]`).Replace(clean(text))
+	return strings.NewReplacer("{", "{{", "}", "}}", `\`, `\\`, "[", `\[`, "]", `\]`).Replace(text)
 }
 
 // fingerprint tells whether two runs found the same: what is missing, and if that has no name, where it was found. Lines

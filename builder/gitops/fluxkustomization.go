@@ -23,7 +23,9 @@ func (x *expander) fluxKustomization(s *source) {
 			continue
 		}
 		t := Task{PlainKustomize: true}
-		t.URL, t.Revision = gitSource(from)
+		if t.URL, t.Revision = gitSource(from); t.URL == "" {
+			continue // reported with the GitRepository
+		}
 		t.Path, _ = inside("", path.Clean("/"+spec.str("path"))) // Flux keeps inside what climbs out
 		t.Kustomize = s.fluxKustomize(spec, t)
 		t.Substitute = s.substitute(spec.child("postBuild"))

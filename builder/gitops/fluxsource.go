@@ -94,13 +94,13 @@ func (s *source) charts(spec node, namespace string) []chart {
 		c := chart{field: spec.field("chart")}
 		url := strings.TrimRight(f.node("spec").str("url"), "/")
 		switch {
+		case url == "":
+			continue // reported with the source
 		case kind == "GitRepository":
 			folder, _ := inside("", path.Clean("/"+name)) // Flux keeps inside what climbs out
 			c.fromGit = true
 			c.URL, c.Revision = gitSource(f)
 			c.Path = folder
-		case url == "":
-			continue // reported with the HelmRepository
 		case strings.HasPrefix(url, "oci://"):
 			c.URL, c.Chart, c.Revision = url+"/"+name, path.Base(name), version
 		default:

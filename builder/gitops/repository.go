@@ -1,6 +1,7 @@
 package gitops
 
 import (
+	"cmp"
 	"net"
 	"net/url"
 	"path"
@@ -31,10 +32,7 @@ func repositoryKey(raw string) string {
 	file = strings.TrimRight(file, "/")
 	file = strings.TrimSuffix(file, ".git")
 	file = strings.TrimRight(file, "/")
-	if host+file == "" {
-		return raw
-	}
-	return strings.TrimSuffix(strings.ToLower(host), ".") + file + query
+	return cmp.Or(strings.TrimSuffix(strings.ToLower(host), ".")+file+query, raw)
 }
 
 // splitRepository gives host (with a port that is not the scheme's own), path and query.

@@ -77,7 +77,6 @@ func (s *session) dependency(t *tree, c *chartFiles, d *chart.Dependency, whole 
 			return nil, err
 		}
 		whole.elsewhere[d.Name] = "/" + dir
-		s.contentsOf(t).localCharts[dir] = true
 		sub = s.complete(t, sub, depth+1)
 		whole.refs, whole.problems = append(whole.refs, sub.refs...), append(whole.problems, sub.problems...)
 		return sub, nil

@@ -11,10 +11,10 @@ import (
 
 // contents is what a tree holds that a site could render.
 type contents struct {
-	charts         []string // folders
-	kustomizations []string // folders that no other kustomization refers to
-	manifests      []string // files that belong to neither
-	localCharts    map[string]bool
+	charts         []string        // folders
+	kustomizations []string        // folders that no other kustomization refers to
+	manifests      []string        // files that belong to neither
+	localCharts    map[string]bool // folders of charts that are rendered with something else
 }
 
 // discover looks through a tree. What ignored matches is left out.
@@ -45,6 +45,9 @@ func discover(t *tree, ignored globs) *contents {
 	})
 	c.charts = slices.DeleteFunc(slices.Clone(c.charts), c.vendored)
 	used := c.roots(t, kustomizations)
+	for _, dir := range c.charts {
+		c.dependencies(t, dir)
+	}
 	for _, name := range files {
 		if !used[name] && !c.inChart(name) && looksLikeManifest(t, name) {
 			c.manifests = append(c.manifests, name)
@@ -133,6 +136,31 @@ func (c *contents) roots(t *tree, all map[string]*kustomization) map[string]bool
 	}
 	slices.Sort(c.kustomizations)
 	return used
+}
+
+// dependencies marks the charts of the repository that a chart depends on: they are rendered with it.
+func (c *contents) dependencies(t *tree, dir string) {
+	for _, file := range []string{"Chart.yaml", "requirements.yaml"} {
+		data, err := t.ReadFile(path.Join(dir, file))
+		if err != nil {
+			continue
+		}
+		list, _ := parseKustomization(dir, file, data).value["dependencies"].([]any)
+		for _, e := range list {
+			d, _ := e.(map[string]any)
+			repository, _ := d["repository"].(string)
+			if below, ok := strings.CutPrefix(repository, "file://"); ok {
+				c.localCharts[path.Join(dir, below)] = true
+			}
+		}
+	}
+}
+
+// isLibrary reports a chart that is only rendered in others.
+func isLibrary(t *tree, dir string) bool {
+	data, err := t.ReadFile(path.Join(dir, "Chart.yaml"))
+	kind, _ := parseKustomization(dir, "Chart.yaml", data).value["type"].(string)
+	return err == nil && strings.EqualFold(kind, "library")
 }
 
 // looksLikeManifest tells the manifests from all other YAML before anything is parsed.

@@ -106,7 +106,7 @@ func (j *helmJob) capabilities() (*chartutil.Capabilities, error) {
 
 // execute gives the text of each template that made one, and the chart as it was after its conditions.
 func (j *helmJob) execute() (map[string]string, *chart.Chart, error) {
-	if strings.EqualFold(j.chart.chart.Metadata.Type, "library") {
+	if isLibraryChart(j.chart) {
 		return nil, nil, errors.New("a library chart is not installable")
 	}
 	caps, err := j.capabilities()
@@ -132,6 +132,8 @@ func (j *helmJob) execute() (map[string]string, *chart.Chart, error) {
 	rendered, err := engine.Engine{}.Render(c, top) // without a cluster and without DNS
 	return rendered, c, err
 }
+
+func isLibraryChart(c *chartFiles) bool { return strings.EqualFold(c.chart.Metadata.Type, "library") }
 
 // run renders a chart and finds what it needs.
 func (j *helmJob) run(l lease, fields imageFields) *result {

@@ -23,9 +23,10 @@ import (
 type kustomizeJob struct {
 	tree  *tree
 	dir   string
-	extra map[string]any // fields that are added to the kustomization.yaml
-	asker closure.Place  // where extra stands
-	plain bool           // without a kustomization.yaml, all manifests in the folder are one
+	extra map[string]any    // fields that are added to the kustomization.yaml
+	asker closure.Place     // where extra stands
+	plain bool              // without a kustomization.yaml, all manifests in the folder are one
+	vars  map[string]string // what Flux fills in; nil: nothing
 }
 
 // kustomizer is a build that is under way.
@@ -282,6 +283,9 @@ func (k *kustomizer) take(resources resmap.ResMap) {
 		if err != nil {
 			k.r.problem(closure.Place{File: k.all[0].file}, "%s: %v", res.CurId(), err)
 			continue
+		}
+		if k.vars != nil {
+			value = substitute(value, k.vars)
 		}
 		for _, item := range unlist(value) {
 			own := item.value.(map[string]any)

@@ -76,15 +76,15 @@ func (f textFile) search() []closure.Secret {
 			found = append(found, closure.Secret{What: what, Place: closure.Place{File: f.file, Line: line, Field: field}})
 		}
 	}
-	text := string(f.data)
-	lineAt := func(offset int) int { return 1 + strings.Count(text[:offset], "\n") }
-	if strings.Contains(text, "PRIVATE KEY") {
-		for _, at := range pemKey.FindAllStringIndex(text, maxSecrets) {
+	content := string(f.data)
+	lineAt := func(offset int) int { return 1 + strings.Count(content[:offset], "\n") }
+	if strings.Contains(content, "PRIVATE KEY") {
+		for _, at := range pemKey.FindAllStringIndex(content, maxSecrets) {
 			add(whatPrivateKey, lineAt(at[0]), "")
 		}
 	}
-	for _, at := range tokens.FindAllStringIndex(text, maxSecrets) {
-		if !strings.Contains(text[at[0]:at[1]], "EXAMPLE") && varied(text[at[0]:at[1]]) {
+	for _, at := range tokens.FindAllStringIndex(content, maxSecrets) {
+		if !strings.Contains(content[at[0]:at[1]], "EXAMPLE") && varied(content[at[0]:at[1]]) {
 			add(whatToken, lineAt(at[0]), "")
 		}
 	}

@@ -34,7 +34,12 @@ type session struct {
 	files     map[string]*valuesFile
 	results   map[string]*result // by all that they depend on
 	abandoned int
-	answer    answer
+
+	worlds  []*world
+	reports []report
+	tasks   int
+	covered map[string]bool // what a task rendered: charts, kustomizations and manifests by item, revision and path
+	filled  map[string]bool // files in which Flux fills in variables
 }
 
 type loadedChart struct {
@@ -223,7 +228,7 @@ func (j *kustomizeJob) key() any {
 	if j == nil {
 		return nil
 	}
-	return []any{j.dir, j.extra, j.asker, j.plain}
+	return []any{j.dir, j.extra, j.asker, j.plain, j.vars}
 }
 
 // manifests reads plain manifests of one folder or of several.

@@ -24,8 +24,8 @@ const (
 	// largeChunk is the most, in bytes. Some registries lose a chunk that breaks: a sixteenth of a large blob, at most.
 	largeChunk    = 64 << 20
 	chunksOfABlob = 16
-	// maxSessions is how often a large blob is begun: a registry that forgets uploads costs all its bytes each time.
-	maxSessions = 4
+	// maxForgotten is how often a blob is begun again: a registry that forgets uploads costs all its bytes each time.
+	maxForgotten = 3
 	// maxSetbacks is how often a registry may lose bytes that it had confirmed.
 	maxSetbacks = 4
 	maxLocation = 16 << 10 // bytes of the address of an upload
@@ -57,12 +57,13 @@ type upload struct {
 	offset int64    // what the registry has
 	best   int64    // the most that it confirmed
 
-	sessions, setbacks int
-	wait               *wait // nil while something comes through
-	asked              bool  // new credentials since something came through
-	refused            bool  // a range was refused since something came through
-	careful            bool  // something broke: the registry shall agree before the bytes are sent
-	careless           bool  // it cannot
+	wait      *wait // nil while something comes through
+	forgotten int   // sessions
+	setbacks  int
+	asked     bool // new credentials since something came through
+	refused   bool // a range was refused since something came through
+	careful   bool // something broke: the registry shall agree before the bytes are sent
+	careless  bool // it cannot
 }
 
 func (r *remote) newUpload(desc ocispec.Descriptor) *upload {
@@ -104,9 +105,6 @@ func (u *upload) step(ctx context.Context) (done bool, err error) {
 
 // start opens a session. With a mount it may turn out that none is needed; then at is nil still.
 func (u *upload) start(ctx context.Context, mount url.Values) error {
-	if u.sessions++; u.sessions > maxSessions && !u.small {
-		return uploadErrorf("it forgot %d uploads of this blob", u.sessions-1)
-	}
 	u.offset, u.best, u.refused = 0, 0, false
 	to := u.r.url(u.r.repo.Reference.Repository, "blobs", "uploads/")
 	to.RawQuery = mount.Encode()
@@ -159,6 +157,9 @@ func (u *upload) patch(ctx context.Context) error {
 		end = got
 	}
 	u.careful = false
+	if end <= u.offset {
+		u.setbacks++
+	}
 	if err := u.confirm(end); err != nil {
 		return err
 	}
@@ -197,9 +198,10 @@ func (u *upload) confirm(offset int64) error {
 	case offset > u.best:
 		u.best, u.wait, u.asked, u.refused = offset, nil, false, false
 	case offset < u.best:
-		if u.setbacks++; u.setbacks > maxSetbacks {
-			return uploadErrorf("it lost bytes for the %dth time: it has %d, %d were confirmed", u.setbacks, offset, u.best)
-		}
+		u.setbacks++
+	}
+	if u.setbacks > maxSetbacks {
+		return uploadErrorf("it lost bytes %d times: it has %d, %d were confirmed once", u.setbacks, offset, u.best)
 	}
 	return nil
 }
@@ -218,7 +220,7 @@ func (u *upload) recover(ctx context.Context, cause error) (done bool, err error
 	case status == http.StatusUnauthorized && !u.asked: // a token's time is over
 		u.asked = true
 		if u.whole {
-			return u.again(ctx)
+			return u.again(ctx, true)
 		}
 		return u.sync(ctx)
 	case status == http.StatusExpectationFailed && u.careful:
@@ -252,7 +254,7 @@ func (u *upload) recover(ctx context.Context, cause error) (done bool, err error
 	}
 	u.careful = !u.careless
 	if ended {
-		return u.again(ctx)
+		return u.again(ctx, !u.small || status == http.StatusNotFound)
 	}
 	return u.sync(ctx)
 }
@@ -290,11 +292,11 @@ func (u *upload) sync(ctx context.Context) (done bool, err error) {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return false, resp.err
 	default: // the session is over, or the registry does not tell
-		return u.again(ctx)
+		return u.again(ctx, true)
 	}
 	text := resp.header.Get("Range")
 	if text == "" {
-		return u.again(ctx)
+		return u.again(ctx, true)
 	}
 	got, err := rangeEnd(text)
 	if err != nil {
@@ -310,10 +312,16 @@ func (u *upload) sync(ctx context.Context) (done bool, err error) {
 }
 
 // again begins anew, unless the answer to the end of the session was what got lost.
-func (u *upload) again(ctx context.Context) (done bool, err error) {
+func (u *upload) again(ctx context.Context, forgotten bool) (done bool, err error) {
 	u.at = nil
-	ctx = context.WithValue(waitingSince(ctx, u.wait), uploadKey{}, nil) // this may be redirected
-	return u.r.Has(ctx, u.desc)
+	has := context.WithValue(waitingSince(ctx, u.wait), uploadKey{}, nil) // this may be redirected
+	if done, err = u.r.Has(has, u.desc); done || err != nil || !forgotten {
+		return done, err
+	}
+	if u.forgotten++; u.forgotten > maxForgotten {
+		return false, uploadErrorf("it forgot %d uploads of this blob", u.forgotten)
+	}
+	return false, nil
 }
 
 // move goes to where the registry says that the session goes on.

@@ -1,0 +1,8 @@
+//go:build !unix
+
+package closure
+
+import "os/exec"
+
+// ownGroup leaves it at killing the process itself; it starts no others.
+func ownGroup(*exec.Cmd) {}

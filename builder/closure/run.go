@@ -1,0 +1,254 @@
+package closure
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/plimsoll/plimsoll/internal/gitcmd"
+	"github.com/plimsoll/plimsoll/internal/strictjson"
+)
+
+// DefaultTimeout ends a renderer that found no end by itself.
+const DefaultTimeout = 10 * time.Minute
+
+// Limits in bytes of what goes to a renderer and comes from it.
+const (
+	MaxRequest = 64 << 20
+	MaxAnswer  = 256 << 20
+)
+
+const (
+	maxStderr = 4 << 10         // bytes of it that an error keeps
+	waitDelay = 5 * time.Second // for the pipes of a killed renderer
+)
+
+// Runner runs the executable plimsoll-render, one process for each request.
+type Runner struct {
+	Path             string        // of the executable
+	TempDir          string        // "" is the system's
+	Timeout          time.Duration // of one request; 0 is DefaultTimeout
+	RenderingTimeout time.Duration // of one rendering in it; 0 is the renderer's default
+	Memory           int64         // bytes that the renderer may take; 0 is its default
+	Git              string        // the git executable; found in PATH if empty
+}
+
+// RunError says that the renderer gave no answer.
+type RunError struct {
+	Path     string // of the executable
+	ExitCode int    // -1 when it did not start or was killed
+	Stderr   string // the end of what it said
+	Err      error
+}
+
+func (e *RunError) Error() string {
+	text := fmt.Sprintf("render: %s: %v", filepath.Base(e.Path), e.Err)
+	if e.Stderr != "" {
+		text += ": " + e.Stderr
+	}
+	return text
+}
+
+// Unwrap gives what ended the process.
+func (e *RunError) Unwrap() error { return e.Err }
+
+// ErrTooLong is an answer or a request beyond its limit.
+var ErrTooLong = errors.New("longer than is allowed")
+
+// Run answers a request. The process gets no environment but its scratch folder, which is removed afterwards however it
+// ended. The error is a *RunError, or one about paths of the request.
+func (r Runner) Run(ctx context.Context, req Request) (_ *Answer, err error) {
+	if req, err = req.absolute(); err != nil {
+		return nil, err
+	}
+	input, err := strictjson.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	if len(input) > MaxRequest {
+		return nil, &RunError{Path: r.Path, ExitCode: -1, Err: fmt.Errorf("request of %d bytes: %w", len(input), ErrTooLong)}
+	}
+	scratch, err := os.MkdirTemp(r.TempDir, "plimsoll-render-")
+	if err != nil {
+		return nil, &RunError{Path: r.Path, ExitCode: -1, Err: err}
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	if scratch, err = filepath.Abs(scratch); err != nil {
+		return nil, err
+	}
+	output, err := r.run(ctx, scratch, input, needsGit(req))
+	if err != nil {
+		return nil, err
+	}
+	var answer Answer
+	if err := decode(output, &answer); err != nil {
+		return nil, &RunError{Path: r.Path, Err: fmt.Errorf("its answer: %w", err)}
+	}
+	return &answer, nil
+}
+
+// decode reads one document, without unknown fields or anything behind it.
+func decode(data []byte, v any) error {
+	if err := strictjson.Check(data); err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
+// ReadRequest reads a request as plimsoll-render gets it: bounded and strict.
+func ReadRequest(r io.Reader) (Request, error) {
+	data, err := io.ReadAll(io.LimitReader(r, MaxRequest+1))
+	if err != nil {
+		return Request{}, err
+	}
+	if len(data) > MaxRequest {
+		return Request{}, ErrTooLong
+	}
+	var req Request
+	return req, decode(data, &req)
+}
+
+func needsGit(req Request) bool {
+	return slices.ContainsFunc(req.Repositories, func(r Repository) bool { return r.GitDir != "" })
+}
+
+// absolute makes the paths of a request mean the same in the process, which looks from another folder.
+func (r Request) absolute() (Request, error) {
+	var err error
+	abs := func(path *string) {
+		if *path != "" && err == nil {
+			*path, err = filepath.Abs(*path)
+		}
+	}
+	r.Repositories, r.Charts = slices.Clone(r.Repositories), slices.Clone(r.Charts)
+	for i := range r.Repositories {
+		abs(&r.Repositories[i].GitDir)
+		abs(&r.Repositories[i].Dir)
+	}
+	for i := range r.Charts {
+		c := &r.Charts[i]
+		abs(&c.Archive)
+		if c.Dir == "" && len(c.Values) > 0 {
+			c.Dir = "."
+		}
+		abs(&c.Dir)
+	}
+	return r, err
+}
+
+func (r Runner) arguments(scratch string, git bool) ([]string, error) {
+	args := []string{"--temp-dir=" + scratch}
+	if r.Memory > 0 {
+		args = append(args, "--max-memory="+strconv.FormatInt(r.Memory, 10))
+	}
+	if r.RenderingTimeout > 0 {
+		args = append(args, "--rendering-timeout="+r.RenderingTimeout.String())
+	}
+	if git {
+		path, err := gitcmd.Find(r.Git) // the process has no PATH
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "--git="+path)
+	}
+	return args, nil
+}
+
+func (r Runner) run(ctx context.Context, scratch string, input []byte, git bool) ([]byte, error) {
+	timeout := r.Timeout
+	if timeout <= 0 {
+		timeout = DefaultTimeout
+	}
+	path, err := exec.LookPath(r.Path)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	var args []string
+	if err == nil {
+		args, err = r.arguments(scratch, git)
+	}
+	if err != nil {
+		return nil, &RunError{Path: r.Path, ExitCode: -1, Err: err}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done after %s: %w", timeout, context.DeadlineExceeded))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir = scratch
+	// Nothing of the caller's environment: without PATH no library finds a program to run, without a proxy none finds one
+	// to ask, and no credential is within reach of a template.
+	cmd.Env = []string{"TMPDIR=" + scratch, "HOME=" + scratch}
+	cmd.Stdin = bytes.NewReader(input)
+	cmd.WaitDelay = waitDelay
+	stdout, stderr := limitBuffer{limit: MaxAnswer}, tailBuffer{limit: maxStderr}
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	ownGroup(cmd)
+	if err := cmd.Run(); err != nil {
+		failure := &RunError{Path: path, ExitCode: -1, Stderr: stderr.String(), Err: err}
+		if cmd.ProcessState != nil {
+			failure.ExitCode = cmd.ProcessState.ExitCode()
+		}
+		switch {
+		case stdout.exceeded:
+			failure.Err = fmt.Errorf("answer of more than %d bytes: %w", MaxAnswer, ErrTooLong)
+		case ctx.Err() != nil:
+			failure.Err = context.Cause(ctx)
+		}
+		return nil, failure
+	}
+	return stdout.kept.Bytes(), nil
+}
+
+// limitBuffer keeps what fits and then refuses, upon which the process finds its pipe closed. The buffer is not embedded:
+// io.Copy would find methods of it that know no limit.
+type limitBuffer struct {
+	kept     bytes.Buffer
+	limit    int
+	exceeded bool
+}
+
+// Write implements io.Writer.
+func (b *limitBuffer) Write(p []byte) (int, error) {
+	if b.kept.Len()+len(p) > b.limit {
+		b.exceeded = true
+		return 0, io.ErrShortBuffer
+	}
+	return b.kept.Write(p)
+}
+
+// tailBuffer keeps the end of what is written to it.
+type tailBuffer struct {
+	data  []byte
+	limit int
+}
+
+// Write implements io.Writer.
+func (b *tailBuffer) Write(p []byte) (int, error) {
+	b.data = append(b.data, p[max(0, len(p)-b.limit):]...)
+	if len(b.data) > 2*b.limit {
+		b.data = append(b.data[:0], b.data[len(b.data)-b.limit:]...)
+	}
+	return len(p), nil
+}
+
+// String is the tail as one printable line: what a process says about hostile content may hold terminal controls.
+func (b *tailBuffer) String() string {
+	tail := strings.ToValidUTF8(string(b.data[max(0, len(b.data)-b.limit):]), "")
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < 0x20 || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, tail))
+}

@@ -1,0 +1,106 @@
+package render
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/plimsoll/plimsoll/builder/closure"
+)
+
+// conclude makes the answer of all reports.
+func (s *session) conclude() (*closure.Answer, error) {
+	a := &closure.Answer{Renderings: []closure.Rendering{}, References: []closure.Reference{}}
+	searched := make(map[string]bool)
+	for _, r := range s.reports {
+		if s.unfilled(r.asker) && r.asker.File != "" {
+			continue // what asked for it is not what the site has
+		}
+		if r.result.ran && (r.result.engine != "manifests" || len(r.result.objects) > 0) {
+			a.Renderings = append(a.Renderings, closure.Rendering{
+				Item: r.item, Revision: r.revision, Path: rooted(r.result.path), Engine: r.result.engine, Values: r.result.values, By: r.by,
+				Objects: len(r.result.objects),
+			})
+		}
+		for _, ref := range r.result.refs {
+			ref.Place = r.fill(ref.Place)
+			a.References = append(a.References, ref)
+		}
+		for _, p := range r.result.problems {
+			p.Place = r.fill(p.Place)
+			a.Problems = append(a.Problems, p)
+		}
+		for _, secret := range r.result.secrets {
+			secret.Place = owner{r.item, r.revision}.fill(secret.Place)
+			secret.Place.By, secret.Place.Values = "", nil
+			a.Secrets = append(a.Secrets, secret)
+		}
+		a.Secrets = append(a.Secrets, r.search(searched)...)
+		if len(a.References) > maxReferences {
+			return nil, fmt.Errorf("more than %d references", maxReferences)
+		}
+	}
+	refs, problems := s.concluded()
+	a.References, a.Problems = append(a.References, refs...), append(a.Problems, problems...)
+	sortAnswer(a)
+	return a, nil
+}
+
+// search finds secrets in the files of a result that were not searched before.
+func (r report) search(searched map[string]bool) []closure.Secret {
+	var found []closure.Secret
+	for _, f := range r.result.texts {
+		if f.item == "" {
+			f.item, f.revision = r.item, r.revision
+		}
+		id := f.item + "\x00" + f.revision + "\x00" + f.file
+		if searched[id] {
+			continue
+		}
+		searched[id] = true
+		for _, secret := range f.search() {
+			secret.Place.Item, secret.Place.Revision = f.item, f.revision
+			found = append(found, secret)
+		}
+	}
+	return found
+}
+
+// rooted says the root of a repository as closure.Rendering does.
+func rooted(dir string) string {
+	if dir == "." {
+		return ""
+	}
+	return dir
+}
+
+func sortAnswer(a *closure.Answer) {
+	sortUnique(&a.Renderings, func(x, y closure.Rendering) int {
+		return cmp.Or(cmp.Compare(x.Item, y.Item), cmp.Compare(x.Revision, y.Revision), cmp.Compare(x.Path, y.Path),
+			cmp.Compare(x.Engine, y.Engine), slices.Compare(x.Values, y.Values), cmp.Compare(x.By, y.By), cmp.Compare(x.Objects, y.Objects))
+	})
+	sortUnique(&a.References, func(x, y closure.Reference) int {
+		return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Ref, y.Ref), cmp.Compare(x.Chart, y.Chart),
+			cmp.Compare(x.Version, y.Version), comparePlaces(x.Place, y.Place))
+	})
+	sortUnique(&a.Problems, func(x, y closure.Problem) int {
+		return cmp.Or(comparePlaces(x.Place, y.Place), cmp.Compare(x.Reason, y.Reason))
+	})
+	sortUnique(&a.Secrets, func(x, y closure.Secret) int {
+		return cmp.Or(comparePlaces(x.Place, y.Place), cmp.Compare(x.What, y.What))
+	})
+	if len(a.Secrets) > maxSecrets {
+		a.Secrets = a.Secrets[:maxSecrets]
+	}
+}
+
+func sortUnique[T any](list *[]T, compare func(x, y T) int) {
+	slices.SortFunc(*list, compare)
+	*list = slices.CompactFunc(*list, func(x, y T) bool { return compare(x, y) == 0 })
+}
+
+func comparePlaces(x, y closure.Place) int {
+	return cmp.Or(cmp.Compare(x.Item, y.Item), cmp.Compare(x.Revision, y.Revision), cmp.Compare(x.File, y.File),
+		cmp.Compare(x.Line, y.Line), cmp.Compare(x.Object, y.Object), cmp.Compare(x.Field, y.Field),
+		slices.Compare(x.Values, y.Values), cmp.Compare(x.By, y.By))
+}
