@@ -49,7 +49,7 @@ type source struct {
 	kind            bundle.Kind
 	written         string // in bundle.yaml
 	reference       spec.Reference
-	local           spec.Local
+	local           origin.LocalRef
 	repository, tag string   // at the site
 	platforms       []string // of an image; empty: all
 }
@@ -99,36 +99,26 @@ func (a *assembly) resolve(ctx context.Context, src source) error {
 
 // openOrigin opens the place of an image; when the build is pinned, by the digest that the tag had.
 func (a *assembly) openOrigin(ctx context.Context, src source) (origin.Origin, error) {
-	ref := src.reference
-	name := ref.String()
-	if src.local.Transport != "" {
-		name = src.local.Transport + ":" + a.o.Spec.Path(src.local.Path)
-		if src.local.Name != "" {
-			name += ":" + src.local.Name
+	want := digest.Digest("")
+	if a.o.Pins != nil {
+		pin, err := a.o.Pins.Find(src.kind, src.written, "")
+		if err != nil {
+			return nil, err
 		}
+		want = pin.Digest
 	}
-	if a.o.Pins == nil {
-		return a.o.Registries.Origin(ctx, name)
+	switch {
+	case src.local.Transport != "":
+		local := src.local
+		local.Path = a.o.Spec.Path(local.Path)
+		if local.Digest == "" {
+			local.Digest = want
+		}
+		return local.Open(ctx)
+	case want != "":
+		return a.o.Registries.Origin(ctx, src.reference.Repository+"@"+want.String())
 	}
-	pin, err := a.o.Pins.Find(src.kind, src.written, "")
-	if err != nil {
-		return nil, err
-	}
-	if src.local.Transport == "" {
-		name = ref.Repository + "@" + pin.Digest.String()
-	}
-	from, err := a.o.Registries.Origin(ctx, name)
-	if err != nil || src.local.Transport == "" {
-		return from, err
-	}
-	desc, _, err := from.Root(ctx)
-	if err == nil && desc.Digest != pin.Digest {
-		err = &bundle.DamagedError{Item: src.written, Descriptor: ocispec.Descriptor{Digest: pin.Digest}, Digest: desc.Digest}
-	}
-	if err != nil {
-		return nil, errors.Join(err, from.Close())
-	}
-	return from, nil
+	return a.o.Registries.Origin(ctx, src.reference.String())
 }
 
 // carry copies the blobs of an image and all that refers to it.
@@ -262,11 +252,17 @@ func (a *assembly) carryReferrers(ctx context.Context, packed *image) error {
 		if err != nil {
 			return err
 		}
+		if len(packed.referrers)+len(referrers) > maxReferrers {
+			return fmt.Errorf("more than %d manifests refer to it, or to what refers to it", maxReferrers)
+		}
 		for _, ref := range referrers {
 			if bundle.IsIndex(ref.MediaType) {
 				return fmt.Errorf("%s refers to %s and is an index; only manifests that refer to others can be carried", ref.Digest, subject)
 			}
 			n, err := a.copyGraph(ctx, packed.item, packed.from, ref.Descriptor)
+			if err == nil {
+				err = a.checkSubject(ctx, ref, subject)
+			}
 			if err != nil {
 				return err
 			}
@@ -276,6 +272,30 @@ func (a *assembly) carryReferrers(ctx context.Context, packed *image) error {
 		}
 	}
 	return a.checkReferrers(ctx, packed)
+}
+
+// maxReferrers bounds what a registry may invent about one image.
+const maxReferrers = 1024
+
+// checkSubject refuses a manifest that a registry lists as a referrer and that speaks of something else.
+func (a *assembly) checkSubject(ctx context.Context, ref origin.Referrer, subject digest.Digest) error {
+	if ref.Tag != "" {
+		return nil // found by its name
+	}
+	raw, err := bundle.ReadBlob(ctx, a.sink, plain(ref.Descriptor), bundle.MaxManifest)
+	if err != nil {
+		return err
+	}
+	var m struct {
+		Subject struct{ Digest digest.Digest } `json:"subject"`
+	}
+	if err := strictjson.Unmarshal(raw, &m); err != nil {
+		return fmt.Errorf("referrer %s: %w", ref.Digest, err)
+	}
+	if m.Subject.Digest != subject {
+		return fmt.Errorf("referrer %s: the registry lists it under %s, its subject is %q", ref.Digest, subject, m.Subject.Digest)
+	}
+	return nil
 }
 
 // checkReferrers proves that what spoke of the image upstream is in the bundle, byte for byte: it reads it back.

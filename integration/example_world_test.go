@@ -46,15 +46,16 @@ var hosts = []string{"docker.io", "ghcr.io", "quay.io", "registry.example.com:50
 // and a repository of charts.
 type example struct {
 	*fixture
-	t        *testing.T
-	name     string
-	dir      string // of bundle.yaml
-	git      string // folder of NAME.git, for https://github.com/acme/NAME.git
-	packed   string // folder with an index.yaml and the charts of upstream/charts
-	registry string // host:port
-	charts   string // URL of a server of packed
-	env      []string
-	shell    string // run before plimsoll: umask 077
+	t            *testing.T
+	name         string
+	dir          string   // of bundle.yaml
+	git          string   // folder of NAME.git, for https://github.com/acme/NAME.git
+	packed       string   // folder with an index.yaml and the charts of upstream/charts
+	registry     string   // host:port
+	repositories []string // in the registry
+	charts       string   // URL of a server of packed
+	env          []string
+	shell        string // run before plimsoll: umask 077
 }
 
 // newExample copies the example and publishes what it needs.
@@ -69,6 +70,7 @@ func newExample(t *testing.T, name string) *example {
 		copyTree(t, filepath.Join("..", "examples", "robot-deployment"), filepath.Join(world, "robot-deployment"))
 		e.open(world)
 		e.check(seed.Seed(t.Context(), e.registry, e.git, "v1.5.4"))
+		e.repositories = append(e.repositories, seed.RobotApp, seed.CameraCalibration)
 		return e
 	case "k3s":
 		e.download()
@@ -146,6 +148,7 @@ func (e *example) at(ref string) name.Reference {
 	_, rest, _ := strings.Cut(ref, "/")
 	parsed, err := name.ParseReference(e.registry + "/" + rest)
 	e.check(err)
+	e.repositories = append(e.repositories, parsed.Context().RepositoryStr())
 	return parsed
 }
 
@@ -241,6 +244,7 @@ func (e *example) packCharts() {
 		e.check(err)
 		_, err = client.Push(data, e.registry+"/acme/charts/"+c.Name()+":"+c.Metadata.Version)
 		e.check(err)
+		e.repositories = append(e.repositories, "acme/charts/"+c.Name())
 	}
 	index, err := helmrepo.IndexDirectory(e.packed, "")
 	e.check(err)
@@ -456,19 +460,16 @@ func (i inspected) item(t *testing.T, suffix string) bundle.Item {
 	return bundle.Item{}
 }
 
-// copyRegistry fills another registry with all that is in this one, the last repository first.
+// copyRegistry fills another registry with all that the example put into this one, the last repository first.
 func (e *example) copyRegistry(to string) {
 	e.t.Helper()
-	from, err := name.NewRegistry(e.registry)
-	e.check(err)
-	names, err := remote.Catalog(e.t.Context(), from)
-	e.check(err)
-	slices.Reverse(names)
-	for _, repository := range names {
-		tags, err := remote.List(from.Repo(repository), remote.WithContext(e.t.Context()))
+	for _, repository := range slices.Backward(slices.Compact(slices.Sorted(slices.Values(e.repositories)))) {
+		from, err := name.NewRepository(e.registry + "/" + repository)
+		e.check(err)
+		tags, err := remote.List(from, remote.WithContext(e.t.Context()))
 		e.check(err)
 		for _, tag := range tags {
-			desc, err := remote.Get(from.Repo(repository).Tag(tag), remote.WithContext(e.t.Context()))
+			desc, err := remote.Get(from.Tag(tag), remote.WithContext(e.t.Context()))
 			e.check(err)
 			target, err := name.NewTag(to + "/" + repository + ":" + tag)
 			e.check(err)

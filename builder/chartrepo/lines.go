@@ -51,7 +51,7 @@ type layout struct {
 
 // line takes one line, raw[at:end].
 func (l *layout) line(raw []byte, at, end int) error {
-	text := bytes.TrimRight(raw[at:end], " \r\n")
+	text := bytes.TrimRight(raw[at:end], " \t\r\n")
 	depth := len(text) - len(bytes.TrimLeft(text, " "))
 	text = text[depth:]
 	switch {
@@ -136,7 +136,7 @@ func (l *layout) flush(raw []byte, end int) error {
 		if i := bytes.IndexByte(block[at:], '\n'); i >= 0 {
 			next = at + i + 1
 		}
-		text := bytes.TrimRight(block[at:next], " \r\n")
+		text := bytes.TrimRight(block[at:next], " \t\r\n")
 		depth := len(text) - len(bytes.TrimLeft(text, " "))
 		text = text[depth:]
 		switch {

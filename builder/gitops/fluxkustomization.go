@@ -159,7 +159,7 @@ func (s *source) data(kind, name string) (map[string]string, error) {
 	if kind == "ConfigMap" {
 		return out, nil
 	}
-	for k, v := range out {
+	for k, v := range sorted(out) {
 		plain, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(v), ""))
 		if err != nil {
 			return nil, fmt.Errorf("%s: data.%s is not base64", title, k)

@@ -181,7 +181,7 @@ func (set *applicationSet) clusterGenerator(g node) parameters {
 // addValues adds a generator's values, which may use its parameters but not each other.
 func (set *applicationSet) addValues(g node, params map[string]any) error {
 	filled := make(map[string]string)
-	for k, v := range g.stringMap("values") {
+	for k, v := range sorted(g.stringMap("values")) {
 		text, err := set.engine.replace(v, params)
 		if err != nil {
 			return err

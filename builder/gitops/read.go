@@ -31,7 +31,7 @@ func plain(v any, depth int) (any, error) {
 		for k, e := range v {
 			name, ok := k.(string)
 			if !ok {
-				return nil, fmt.Errorf("key %v is a %T, want a string", k, k)
+				return nil, errors.New("a key is not a string")
 			}
 			out[name] = e
 		}
@@ -56,7 +56,7 @@ func plain(v any, depth int) (any, error) {
 
 func plainMap(v map[string]any, depth int) (map[string]any, error) {
 	out := make(map[string]any, len(v))
-	for k, e := range v {
+	for k, e := range sorted(v) {
 		p, err := plain(e, depth+1)
 		if err != nil {
 			return nil, err

@@ -256,11 +256,11 @@ func flatten(out map[string]string, prefix string, v any) {
 	}
 	switch v := v.(type) {
 	case map[string]any:
-		for k, c := range v {
+		for k, c := range sorted(v) { // {a.b: 1, a: {b: 2}} has the same name twice
 			next(k, c)
 		}
 	case map[string]string:
-		for k, c := range v {
+		for k, c := range sorted(v) {
 			next(k, c)
 		}
 	case []any:
@@ -290,7 +290,7 @@ func patch(dst, src map[string]any) (map[string]any, error) {
 	if keep, ok := src["$retainKeys"].([]any); ok {
 		maps.DeleteFunc(out, func(k string, _ any) bool { return !slices.Contains(keep, any(k)) })
 	}
-	for k, v := range src {
+	for k, v := range sorted(src) {
 		below, isMap := v.(map[string]any)
 		switch {
 		case strings.HasPrefix(k, "$"):

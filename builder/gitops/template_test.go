@@ -3,7 +3,6 @@ package gitops
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 var robot = map[string]any{
@@ -95,13 +94,9 @@ func TestHostileTemplates(t *testing.T) {
 		"yaml":                {`{{fromYaml "["}}`, "yaml"},
 		"aliases":             {`{{fromYaml "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e]\ng: &g [*f,*f,*f,*f,*f,*f]\nh: [*g,*g,*g]"}}`, ""},
 	} {
-		start := time.Now()
 		out, err := newEngine(true, nil).replace(c.template, robot)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %.100q, %v; want %q", name, out, err, c.want)
-		}
-		if d := time.Since(start); d > 20*time.Second {
-			t.Errorf("%s: took %v", name, d)
 		}
 	}
 	if _, err := newEngine(true, []string{"missingkey=panic"}).replace("{{.x}}", robot); err == nil {

@@ -242,9 +242,19 @@ func isImageKey(at fieldPath) bool {
 	return len(at) > 1 && named(at[len(at)-2].key, true)
 }
 
-// composed makes one reference of the maps that charts made popular: {registry, repository, tag, digest}, {image, tag},
-// {name, tag}. It gives the keys that it used.
+// composed takes a map that is an image in parts, and gives the keys that it used.
 func (n *needs) composed(m map[string]any, at fieldPath) (used []string) {
+	ref, key, used := compose(m, isImageKey(at))
+	if _, ok := parseFullImage(ref); !ok {
+		return nil
+	}
+	n.found(ref, at, at.key(key))
+	return used
+}
+
+// compose makes one reference of the maps that charts made popular: {registry, repository, tag, digest}, {image, tag},
+// {name, tag}. named says that the key of the map, image or the like, leaves no doubt. key is where the repository stands.
+func compose(m map[string]any, named bool) (ref, key string, used []string) {
 	part := func(key string) string {
 		s := scalarText(m[key])
 		if s != "" {
@@ -252,25 +262,20 @@ func (n *needs) composed(m map[string]any, at fieldPath) (used []string) {
 		}
 		return s
 	}
-	named := isImageKey(at)
 	tag, digest, registry := part("tag"), part("digest"), part("registry")
-	base := ""
-	switch repository, image, name := scalarText(m["repository"]), scalarText(m["image"]), scalarText(m["name"]); {
+	repository, image, name := scalarText(m["repository"]), scalarText(m["image"]), scalarText(m["name"])
+	parts := tag != "" || digest != "" || registry != ""
+	switch r, ok := parseImage(image); {
 	case repository != "" && (named || (tag != "" || digest != "") && !ofGit(m)):
-		base = part("repository")
-	case image != "" && (tag != "" || digest != "" || registry != ""):
-		if r, ok := parseImage(image); !ok || r.tag != "" || r.digest != "" {
-			return nil
-		}
-		base = part("image")
-	case name != "" && named && (tag != "" || digest != "" || registry != ""):
-		base = part("name")
+		key = "repository"
+	case image != "" && parts && ok && r.tag == "" && r.digest == "":
+		key = "image"
+	case name != "" && image == "" && named && parts:
+		key = "name"
+	default:
+		return "", "", nil
 	}
-	if base == "" {
-		return nil
-	}
-	key := used[len(used)-1]
-	ref := withoutScheme(base)
+	ref = withoutScheme(part(key))
 	if registry != "" {
 		ref = strings.TrimSuffix(registry, "/") + "/" + ref
 	}
@@ -283,11 +288,7 @@ func (n *needs) composed(m map[string]any, at fieldPath) (used []string) {
 	if digest != "" {
 		ref += "@" + digest
 	}
-	if _, ok := parseFullImage(ref); !ok {
-		return nil
-	}
-	n.found(ref, at, at.key(key))
-	return used
+	return ref, key, used
 }
 
 // ofGit reports a map that describes a Git repository, which has a repository and a tag too.
@@ -306,12 +307,12 @@ func (n *needs) named(value any, at fieldPath) {
 	case string:
 		n.add(withoutScheme(v), at, true)
 	case map[string]any:
-		before := len(n.images)
-		n.composed(v, append(at[:len(at):len(at)], step{key: "image"}))
-		if len(n.images) > before {
-			found := &n.images[before]
-			found.field = at
-			found.at = at.key(found.at.lastKey())
+		if ref, key, _ := compose(v, true); ref != "" && !isPlaceholder(ref) {
+			if _, ok := parseImage(ref); ok {
+				n.found(ref, at, at.key(key))
+			} else if !n.done(at) {
+				n.invalid = append(n.invalid, need{ref, at, at.key(key)})
+			}
 		}
 	case []any:
 		for i, e := range v {

@@ -94,6 +94,7 @@ func (s *session) dependency(t *tree, c *chartFiles, d *chart.Dependency, whole 
 	if err != nil {
 		return nil, err
 	}
+	s.covered[key(item.Item)] = true
 	whole.elsewhere[d.Name] = "charts/" + d.Name + "-" + sub.chart.Metadata.Version + ".tgz"
 	return s.complete(nil, sub, depth+1), nil
 }

@@ -140,4 +140,3 @@ helm github.com/acme/robot-deployment refs/heads/main charts/robot robot-values/
 manifests github.com/acme/robot-deployment refs/heads/main plain 4
 `)
 }
-

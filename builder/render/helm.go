@@ -288,24 +288,29 @@ func templateLine(template []byte, made string, n need) int {
 		}
 	}
 	name := n.at.lastKey() + ":"
-	var before, lines []int
-	for i, line := range strings.Split(string(template), "\n") {
-		if strings.HasPrefix(strings.TrimLeft(line, " -"), name) {
-			lines = append(lines, i+1)
-		}
-	}
+	lines := linesWith(string(template), name)
 	if len(lines) == 0 {
 		return 0
 	}
-	for i, line := range strings.Split(made, "\n") {
-		if line = strings.TrimLeft(line, " -"); strings.HasPrefix(line, name) {
-			before = append(before, i)
-			if strings.Contains(line, n.ref) && len(before) <= len(lines) {
-				return lines[len(before)-1]
-			}
+	madeLines := strings.Split(made, "\n")
+	for i, line := range linesWith(made, name) {
+		if i < len(lines) && strings.Contains(madeLines[line-1], n.ref) {
+			return lines[i]
 		}
 	}
 	return lines[0]
+}
+
+// linesWith gives the lines, from 1, that have a key: at their start, or inside braces.
+func linesWith(text, name string) []int {
+	var lines []int
+	for i, line := range strings.Split(text, "\n") {
+		line = strings.TrimLeft(line, " -")
+		if strings.HasPrefix(line, name) || strings.Contains(line, "{"+name) || strings.Contains(line, " "+name) {
+			lines = append(lines, i+1)
+		}
+	}
+	return lines
 }
 
 // stack gives what the values of the rendering come from: the defaults of the charts in the chart, its own, the values

@@ -201,3 +201,8 @@ func same(t *testing.T, what string, got []string, want string) {
 		t.Errorf("%s:\n%s\nwant\n%s", what, strings.Join(got, "\n"), strings.Join(wanted, "\n"))
 	}
 }
+
+func symlink(t *testing.T, target, name string) {
+	t.Helper()
+	must(t, os.Symlink(target, name))
+}

@@ -107,7 +107,7 @@ func (k *kustomizer) inflate(z *mountedKustomization, change *rewrite) {
 
 // inflateOne renders one chart.
 func (k *kustomizer) inflateOne(z *mountedKustomization, c inflation, namespace string, place closure.Place) []byte {
-	chart, owner, err := k.chartOf(z, c, place)
+	chart, from, err := k.chartOf(z, c, place)
 	if err != nil {
 		k.absent = true
 		if !errors.Is(err, errNotCarried) {
@@ -128,11 +128,15 @@ func (k *kustomizer) inflateOne(z *mountedKustomization, c inflation, namespace 
 	if j.kubeVersion == "" {
 		j.kubeVersion = k.s.kubeVersion
 	}
+	here := owner{z.mount.item, z.mount.revision}
+	if here.item == "" {
+		here.item = ofRendering
+	}
 	for _, file := range c.files() {
 		data, err := z.mount.tree.ReadFile(path.Join(z.dir, file))
 		var v *valuesFile
 		if err == nil {
-			v, err = newValuesFile(path.Join(z.dir, file), z.mount.item, z.mount.revision, path.Join(z.dir, file), data)
+			v, err = newValuesFile(path.Join(z.dir, file), here.item, here.revision, path.Join(z.dir, file), data)
 		}
 		if err != nil {
 			k.r.problem(place, "values file %s: %v", file, pathless(err))
@@ -140,12 +144,12 @@ func (k *kustomizer) inflateOne(z *mountedKustomization, c inflation, namespace 
 		}
 		j.values = append(j.values, v)
 	}
-	j.inlineValues(c, place)
-	return k.inflated(j.run(k.lease, k.s.fields), owner)
+	j.inlineValues(c, here, place)
+	return k.inflated(j.run(k.lease, k.s.fields), from)
 }
 
 // inlineValues puts valuesInline over or under the files.
-func (j *helmJob) inlineValues(c inflation, place closure.Place) {
+func (j *helmJob) inlineValues(c inflation, here owner, place closure.Place) {
 	if len(c.ValuesInline) == 0 {
 		return
 	}
@@ -159,7 +163,7 @@ func (j *helmJob) inlineValues(c inflation, place closure.Place) {
 	default:
 		j.mergedValues = merge(files, c.ValuesInline)
 	}
-	s := &source{item: place.Item, revision: place.Revision, file: place.File, byPath: make(map[string]int)}
+	s := &source{item: here.item, revision: here.revision, file: place.File, byPath: make(map[string]int)}
 	s.putValue(c.ValuesInline, "", "", place.Line)
 	j.inline = append(j.inline, s)
 }
@@ -167,10 +171,16 @@ func (j *helmJob) inlineValues(c inflation, place closure.Place) {
 // owner is what the files of a chart are in.
 type owner struct{ item, revision string }
 
+// ofRendering is the item of a values file that is in the tree of the kustomization, and not in the chart.
+const ofRendering = "\x00"
+
 // fill names the owner in a place of a result that says nothing else.
 func (o owner) fill(p closure.Place) closure.Place {
-	if p.Item == "" {
+	switch p.Item {
+	case "":
 		p.Item, p.Revision = o.item, o.revision
+	case ofRendering:
+		p.Item, p.Revision = "", ""
 	}
 	return p
 }
@@ -186,7 +196,11 @@ func (k *kustomizer) inflated(r *result, from owner) []byte {
 		s.Place = from.fill(s.Place)
 		k.r.secrets = append(k.r.secrets, s)
 	}
-	k.r.texts = append(k.r.texts, r.texts...)
+	for _, f := range r.texts {
+		p := from.fill(closure.Place{Item: f.item, Revision: f.revision})
+		f.item, f.revision = p.Item, p.Revision
+		k.r.texts = append(k.r.texts, f)
+	}
 	for _, ref := range r.refs {
 		k.charts[ref.Ref] = from.fill(ref.Place)
 	}
@@ -225,6 +239,7 @@ func (k *kustomizer) chartOf(z *mountedKustomization, c inflation, place closure
 	if err != nil {
 		return nil, here, err
 	}
+	k.s.covered[key(item.Item)] = true
 	chart, err := k.s.itemChart(item)
 	return chart, owner{item: item.Item}, err
 }

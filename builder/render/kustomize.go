@@ -126,6 +126,7 @@ func (k *kustomizer) prepare(m *mount, z *kustomization, above []string) int {
 			return loads
 		}
 	}
+	k.inline(own, change)
 	k.inflate(own, change)
 	if change.changed {
 		data, err := kyaml.Marshal(change.done())
@@ -192,6 +193,23 @@ func (k *kustomizer) remote(z *mountedKustomization, e entry, change *rewrite) (
 	}
 	change.set(e.field, relative)
 	return readKustomization(rev.tree, n.path), m
+}
+
+// inline leaves out the configurations of plugins that stand in the kustomization itself and would fetch something.
+func (k *kustomizer) inline(z *mountedKustomization, change *rewrite) {
+	for _, field := range []string{"generators", "transformers", "validators"} {
+		list, _ := z.value[field].([]any)
+		for i, e := range list {
+			text, _ := e.(string)
+			if err := checkYAML(z.file, []byte(text)); err != nil {
+				at := fieldPath{{key: field}, {index: i}}
+				change.drop(at)
+				k.absent = true
+				place := closure.Place{Item: z.mount.item, Revision: z.mount.revision, File: z.file, Line: z.line(at), Field: at.String()}
+				k.r.problem(place, "%v", err)
+			}
+		}
+	}
 }
 
 // allManifests makes the kustomization that Flux makes of a folder without one.

@@ -41,9 +41,11 @@ func (s *session) rest(branches []*branch) error {
 				return err
 			}
 		}
+		// A chart may have turned out to be a part of another one while that was tried.
+		left = slices.DeleteFunc(left, func(c *candidate) bool { return s.covered[c.key()] })
 		now := slices.DeleteFunc(slices.Clone(left), func(c *candidate) bool { return asked[c.key()] })
 		if len(now) == 0 {
-			now = left[:1] // they ask for each other
+			now = slices.Clone(left[:min(1, len(left))]) // they ask for each other
 		}
 		for _, c := range now {
 			if err := s.settle(c); err != nil {

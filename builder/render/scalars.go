@@ -125,7 +125,7 @@ type spot struct {
 func (st stack) locate(ref string) (spot, bool) {
 	for i := len(st) - 1; i >= 0; i-- {
 		for _, sc := range st[i].scalars {
-			if sc.value == ref {
+			if sc.value == ref || strings.HasSuffix(ref, "/"+sc.value) && strings.ContainsAny(sc.value, ":@") {
 				if _, winner := st.effective(sc.parent + sc.key); winner == i {
 					return spot{st[i], sc.line}, true
 				}

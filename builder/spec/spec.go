@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/plimsoll/plimsoll/builder/origin"
 )
 
 // Values of the two fields that say what kind of file this is.
@@ -63,23 +65,15 @@ type Source struct {
 
 // Image is a container image, of one platform or of many. A plain string in the list stands for its Ref.
 type Image struct {
-	Ref       string   `yaml:"ref,required,shorthand"` // as written: ghcr.io/acme/robot-app:v1.5.4[@sha256:…], or a local one: see Local
+	Ref       string   `yaml:"ref,required,shorthand"` // as written: ghcr.io/acme/robot-app:v1.5.4[@sha256:…], or one on this machine: oci:PATH[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:REPOSITORY:TAG]
 	As        string   `yaml:"as"`                     // as written: repository[:tag]
 	Platforms []string `yaml:"platforms"`              // Spec.Platforms unless the image says its own; empty: all
 
-	Reference  Reference `yaml:"-"` // Ref, taken apart; zero when Local is set
-	Local      Local     `yaml:"-"` // where Ref names something on this machine
-	Repository string    `yaml:"-"` // under which the site serves it: ghcr.io/acme/robot-app
-	Tag        string    `yaml:"-"` // under which the site serves it; empty: by digest only
-	Position   Position  `yaml:"-"`
-}
-
-// Local is an image on this machine, written as containers-transports(5) has it: oci:PATH[:TAG], oci-archive:FILE[:TAG],
-// docker-archive:FILE[:REPOSITORY:TAG].
-type Local struct {
-	Transport string // oci, oci-archive, docker-archive; empty: not local
-	Path      string // as written; Bundle.Path makes a file name of it
-	Name      string // what stands behind the path: a tag, a digest, a repository with a tag; empty: the only image there
+	Reference  Reference       `yaml:"-"` // Ref, taken apart; zero when Local is set
+	Local      origin.LocalRef `yaml:"-"` // Ref, when it names something on this machine; Bundle.Path makes a file name of its Path
+	Repository string          `yaml:"-"` // under which the site serves it: ghcr.io/acme/robot-app
+	Tag        string          `yaml:"-"` // under which the site serves it; empty: by digest only
+	Position   Position        `yaml:"-"`
 }
 
 // Artifact is any other OCI artifact: a vulnerability database, a model, firmware. A plain string stands for its Ref.

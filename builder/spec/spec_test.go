@@ -144,7 +144,7 @@ func TestParseErrors(t *testing.T) {
 		{"chart of none", head + "spec: {charts: [{as: a.b/c}]}", "b.yaml:4:17: spec.charts[0]: none of path, ref, repository, want exactly one of path, ref and repository"},
 		{"local image without as", head + "spec: {images: ['oci:../images:v1']}", `b.yaml:4:17: spec.images[0].ref: "oci:../images:v1" is on this machine, want as: where the site serves it, as in ghcr.io/acme/robot-app:v1.5.4`},
 		{"local image without a tag", head + "spec: {images: [{ref: 'docker-archive:x.tar', as: a.b/c}]}", `b.yaml:4:51: spec.images[0].as: "docker-archive:x.tar" is on this machine, want as: where the site serves it, as in ghcr.io/acme/robot-app:v1.5.4`},
-		{"local image without a file", head + "spec: {images: [{ref: 'oci-archive:', as: a.b/c:1}]}", `b.yaml:4:23: spec.images[0].ref: "oci-archive:" names no file, want oci-archive:PATH[:TAG]`},
+		{"local image without a file", head + "spec: {images: [{ref: 'oci-archive:', as: a.b/c:1}]}", `b.yaml:4:23: spec.images[0].ref: reference "oci-archive:": want the name of a file or folder behind oci-archive:`},
 		{"classic chart without version", head + "spec: {charts: [{repository: 'https://c.io', name: x}]}", `b.yaml:4:17: spec.charts[0]: repository without name and version, want all three`},
 		{"classic chart version", head + "spec: {charts: [{repository: 'https://c.io', name: x, version: newest}]}", `b.yaml:4:64: spec.charts[0].version: "newest", want a version or a constraint as in 15.3.1 or ~15.3`},
 		{"classic chart with a password", head + "spec: {charts: [{repository: 'https://a:b@c.io', name: x, version: '1'}]}", `b.yaml:4:30: spec.charts[0].repository: "https://a:xxxxx@c.io" holds credentials, want them in the docker configuration: a bundle.yaml is read by many`},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/Masterminds/semver/v3"
 
+	"github.com/plimsoll/plimsoll/builder/origin"
 	"github.com/plimsoll/plimsoll/bundle"
 )
 
@@ -123,12 +124,13 @@ func (p *parser) image(field string, s *Spec, image *Image, served map[string]st
 	if image.Ref == "" {
 		return
 	}
-	local, err := parseLocal(image.Ref)
-	if err != nil {
-		p.bad(field+".ref", "%v", err)
-		return
-	}
-	if image.Local = local; local.Transport != "" {
+	if origin.IsLocal(image.Ref) {
+		local, err := origin.ParseLocal(image.Ref)
+		if err != nil {
+			p.bad(field+".ref", "%v", err)
+			return
+		}
+		image.Local = local
 		p.localImage(field, image, served)
 		return
 	}

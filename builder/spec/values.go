@@ -37,19 +37,6 @@ func checkInside(p string) error {
 	return nil
 }
 
-// parseLocal takes a reference of containers-transports(5) apart, or gives the zero value for what is none.
-func parseLocal(ref string) (Local, error) {
-	transport, rest, _ := strings.Cut(ref, ":")
-	if !slices.Contains([]string{"oci", "oci-archive", "docker-archive"}, transport) || strings.HasPrefix(rest, "//") {
-		return Local{}, nil
-	}
-	name, selected, _ := strings.Cut(rest, ":")
-	if name == "" {
-		return Local{}, fmt.Errorf("%q names no file, want %s:PATH[:TAG]", ref, transport)
-	}
-	return Local{Transport: transport, Path: name, Name: selected}, checkPath(rest)
-}
-
 // parseChartURL gives the place under which the site serves the charts of a classic repository: its host and path.
 func parseChartURL(s string) (string, error) {
 	u, err := url.Parse(s)

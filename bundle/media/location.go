@@ -14,11 +14,14 @@ func sameRegistry(from *url.URL, location string) (*url.URL, error) {
 		return nil, uploadErrorf("its Location has %d bytes, the limit is %d", len(location), maxLocation)
 	}
 	to, err := from.Parse(location)
-	if err != nil || to.Opaque != "" || to.Path == "" {
+	if err != nil || to.Opaque != "" {
 		return nil, uploadErrorf("its Location is %.200q", location)
 	}
 	if !strings.EqualFold(to.Hostname(), from.Hostname()) || to.Port() != "" && port(to) != port(from) {
 		return nil, uploadErrorf("its Location is on another host, %.200q, where nothing is sent", to.Host)
+	}
+	if to.Path == "" {
+		return nil, uploadErrorf("its Location, %.200q, has no path", location)
 	}
 	to.Scheme, to.Host, to.User, to.Fragment = from.Scheme, from.Host, nil, ""
 	return to, nil

@@ -30,6 +30,8 @@ func newBucket(perSecond int64) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), int(min(max(perSecond/20, 1), 1<<30)))
 }
 
+type onceKey struct{} // marks the context of requests that their sender repeats, in another manner
+
 // RoundTrip fails with *GaveUpError at the end of its patience.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	w := t.link.begin(req.Context())
@@ -40,7 +42,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		var cause error
 		switch {
-		case hasBody(req) && req.GetBody == nil, req.Context().Err() != nil:
+		case req.Context().Value(onceKey{}) != nil, hasBody(req) && req.GetBody == nil, req.Context().Err() != nil:
 			return resp, err
 		case err != nil && misaddressed(err, t.link.reached.Load()):
 			return nil, &finalError{err}

@@ -383,7 +383,7 @@ func (u *upload) asUser(ctx context.Context, method string, to *url.URL) (*answe
 
 // send sends the next n bytes of the feed, once.
 func (u *upload) send(ctx context.Context, method string, to *url.URL, header http.Header, n int64) (*answer, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, onceKey{}, true))
 	defer cancel()
 	var body *lease
 	var rd io.Reader

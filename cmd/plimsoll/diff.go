@@ -38,7 +38,7 @@ Commits need the Git layers of both bundles whole and git in PATH; leave them ou
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0], args[1]) },
 	}
 	flags := cmd.Flags()
-	flags.BoolVar(&f.json, "json", false, "print everything as JSON")
+	flags.BoolVar(&f.json, "json", false, "print everything as JSON; with --stat what that reads")
 	flags.BoolVar(&f.exitCode, "exit-code", false, "exit with 1 when the bundles differ, with 0 when they are the same")
 	flags.BoolVar(&f.stat, "stat", false, "print totals only; reads nothing but manifests")
 	flags.BoolVar(&f.patch, "patch", false, "show the text differences of bundle.yaml, charts, files and Git repositories")
@@ -48,13 +48,13 @@ Commits need the Git layers of both bundles whole and git in PATH; leave them ou
 	flags.StringVar(&f.from.caFile, "from-ca-file", "", "trust this CA for the registry of A")
 	flags.BoolVar(&f.to.plainHTTP, "to-plain-http", false, "speak HTTP without TLS to the registry of B")
 	flags.StringVar(&f.to.caFile, "to-ca-file", "", "trust this CA for the registry of B")
-	cmd.MarkFlagsMutuallyExclusive("json", "stat")
-	cmd.MarkFlagsMutuallyExclusive("json", "patch")
-	cmd.MarkFlagsMutuallyExclusive("stat", "patch")
 	return cmd
 }
 
 func (f *diffFlags) run(cmd *cobra.Command, a, b string) error {
+	if f.stat && f.patch {
+		return cli.Usagef("--stat and --patch make no sense together")
+	}
 	d, err := f.compare(cmd.Context(), a, b)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -173,7 +174,11 @@ func (p *diffPrinter) fields(indent int, fields []diff.Field) {
 		width = max(width, min(len(f.Name), 40))
 	}
 	for _, f := range fields {
-		p.line(indent, "%-*s  %s → %s", width, f.Name, value(f.Old), value(f.New))
+		show := value
+		if f.Name == "file.mode" {
+			show = octal
+		}
+		p.line(indent, "%-*s  %s → %s", width, f.Name, show(f.Old), show(f.New))
 	}
 }
 
@@ -186,6 +191,15 @@ func value(text string) string {
 		return string(runes[:59]) + "…"
 	}
 	return orNone(text)
+}
+
+// octal writes a file mode as people know it; the lock's JSON has no octal numbers.
+func octal(text string) string {
+	mode, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return value(text)
+	}
+	return fmt.Sprintf("%04o", mode)
 }
 
 func orNone(text string) string {
@@ -211,15 +225,14 @@ func share(s diff.Share) string {
 var signs = map[diff.Status]string{diff.Added: "+", diff.Removed: "-", diff.Changed: "~"}
 
 func (p *diffPrinter) ref(indent int, r diff.RefChange) {
-	name := strings.TrimPrefix(r.Name, "refs/")
 	oid := func(s string) string { return s[:min(12, len(s))] }
 	switch r.Status {
 	case diff.Added:
-		p.line(indent, "+ %s  %s", name, oid(r.New))
+		p.line(indent, "+ %s  %s", r.Name, oid(r.New))
 	case diff.Removed:
-		p.line(indent, "- %s  %s", name, oid(r.Old))
+		p.line(indent, "- %s  %s", r.Name, oid(r.Old))
 	default:
-		p.line(indent, "~ %s  %s → %s", name, oid(r.Old), oid(r.New))
+		p.line(indent, "~ %s  %s → %s", r.Name, oid(r.Old), oid(r.New))
 	}
 	if r.Lost > 0 {
 		p.line(indent+4, "%d commits are no longer on it", r.Lost)
@@ -288,5 +301,5 @@ func (p *diffPrinter) closure(d *diff.ClosureDiff) {
 			p.line(2, "%s %-6s %s  %s", group.sign, n.Kind, strings.Join(what, " "), by)
 		}
 	}
-	p.line(2, "%d needs as before", d.Same)
+	p.line(2, "needs as before: %d", d.Same)
 }

@@ -32,6 +32,9 @@ signature and no other bytes: that is what verify is for.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if asJSON {
+				if cmd.Flags().Changed("output") && output != "json" {
+					return cli.Usagef("--json and --output %s make no sense together", output)
+				}
 				output = "json"
 			}
 			if !slices.Contains(inspectOutputs, output) {
@@ -58,7 +61,6 @@ signature and no other bytes: that is what verify is for.`,
 	road.register(cmd)
 	cmd.Flags().StringVar(&output, "output", "tree", "how to show it: "+strings.Join(inspectOutputs, ", "))
 	cmd.Flags().BoolVar(&asJSON, "json", false, "short for --output json: the bundle's descriptor and its lock")
-	cmd.MarkFlagsMutuallyExclusive("output", "json")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(inspectOutputs, cobra.ShellCompDirectiveNoFileComp)))
 	return cmd
 }
