@@ -19,7 +19,7 @@ type Request struct {
 // Repository is a packed Git repository, or a folder.
 type Repository struct {
 	Item      string     `json:"item"`             // the item's name in the bundle: github.com/acme/robot-deployment
-	URLs      []string   `json:"urls"`             // by which manifests name it; compared as gitops.SameRepository does
+	URLs      []string   `json:"urls"`             // by which manifests name it; compared as SameRepository does
 	GitDir    string     `json:"gitDir,omitempty"` // a bare repository on this disk
 	Dir       string     `json:"dir,omitempty"`    // or a plain folder, which is its only revision
 	Head      string     `json:"head,omitempty"`   // refs/heads/main: what HEAD and an empty revision mean

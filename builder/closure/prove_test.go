@@ -117,13 +117,3 @@ func TestPlacesAreBounded(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 }
-
-func TestSameRepository(t *testing.T) {
-	for _, pair := range [][2]string{
-		{"", ""}, {"https://a.b/c", "https://a.b/d"}, {"https://a.b:8443/c", "https://a.b/c"}, {"https://a.b", "https://a.b"}, {"https://a.b/C", "https://a.b/c"},
-	} {
-		if SameRepository(pair[0], pair[1]) {
-			t.Errorf("%q and %q are the same", pair[0], pair[1])
-		}
-	}
-}

@@ -1,49 +1,83 @@
 package closure
 
 import (
+	"cmp"
+	"net"
 	"net/url"
 	"path"
-	"regexp"
 	"strings"
 )
 
-var scpURL = regexp.MustCompile(`^(?:[^@/:]+@)?([^/:]+):(.*)$`)
-
-var defaultPorts = map[string]string{"https": "443", "http": "80", "ssh": "22", "git": "9418"}
-
-// SameRepository reports whether two Git URLs name the same repository: the way of access, the user, a default port,
-// the case of the host and a .git at the end do not matter.
+// SameRepository reports whether two Git URLs name the same repository: scheme, user, .git, trailing slash, the ssh and
+// the scp form, kustomize's git::, letter case of the host and default port do not matter.
 func SameRepository(a, b string) bool {
-	x := repositoryPlace(a)
-	return x != "" && x == repositoryPlace(b)
+	left, right := repositoryKey(a), repositoryKey(b)
+	return left != "" && left == right
 }
 
-// repositoryPlace is host/path, or "" for what is no URL of a repository.
-func repositoryPlace(s string) string {
-	s = strings.TrimPrefix(strings.TrimSpace(s), "git::")
-	if !strings.Contains(s, "://") {
-		m := scpURL.FindStringSubmatch(s)
-		if m == nil {
-			return cleanPlace("", s)
+var defaultPorts = map[string]string{
+	"http": "80", "git+http": "80", "https": "443", "git+https": "443",
+	"ssh": "22", "git+ssh": "22", "ssh+git": "22", "git": "9418",
+}
+
+// repositoryKey is what two URLs of one repository have in common: host:port/path. A URL that cannot be read is its own
+// key, so that it is at least equal to itself.
+func repositoryKey(raw string) string {
+	raw = strings.TrimSpace(raw)
+	if rest, ok := strings.CutPrefix(raw, "git::"); ok && rest != "" {
+		raw = rest
+	}
+	host, file, query := splitRepository(raw)
+	if query != "" {
+		query = "?" + query
+	}
+	file = path.Clean("/" + file)
+	file = strings.TrimRight(file, "/")
+	file = strings.TrimSuffix(file, ".git")
+	file = strings.TrimRight(file, "/")
+	return cmp.Or(strings.TrimSuffix(strings.ToLower(host), ".")+file+query, raw)
+}
+
+// splitRepository gives host (with a port that is not the scheme's own), path and query.
+func splitRepository(raw string) (host, file, query string) {
+	scheme, rest, hasScheme := strings.Cut(raw, "://")
+	switch {
+	case !hasScheme:
+		if host, file, ok := splitSCP(raw); ok {
+			return host, file, ""
 		}
-		return cleanPlace(m[1], m[2])
+		if host, file, ok := strings.Cut(raw, "/"); ok && strings.Contains(strings.TrimLeft(host, "."), ".") {
+			return host, file, "" // github.com/acme/robot, as people write where no scheme is needed
+		}
+		return "", strings.TrimPrefix(raw, "./"), "" // a folder
+	case strings.EqualFold(scheme, "file"):
+		return "", rest, ""
 	}
-	u, err := url.Parse(s)
+	u, err := url.Parse(raw)
 	if err != nil {
-		return ""
+		host, file, _ = strings.Cut(rest, "/")
+		host = host[strings.LastIndex(host, "@")+1:]
+		return host, file, ""
 	}
-	scheme := strings.TrimSuffix(strings.TrimPrefix(strings.ToLower(u.Scheme), "git+"), "+git")
-	host := u.Hostname()
-	if port := u.Port(); port != "" && port != defaultPorts[scheme] {
-		host += ":" + port
+	host = u.Hostname()
+	if port := u.Port(); port != "" && port != defaultPorts[strings.ToLower(scheme)] {
+		host = net.JoinHostPort(host, port)
 	}
-	return cleanPlace(host, u.Path)
+	return host, u.Path, u.RawQuery
 }
 
-func cleanPlace(host, p string) string {
-	p = strings.TrimSuffix(strings.Trim(path.Clean("/"+p), "/"), ".git")
-	if p == "" || p == "." {
-		return ""
+// splitSCP reads git@host:path. As for git, a colon behind a slash does not make a host.
+func splitSCP(raw string) (host, file string, ok bool) {
+	before, file, ok := strings.Cut(raw, ":")
+	if open := strings.Index(raw, "["); open >= 0 && !strings.Contains(raw[:open], ":") { // git@[::1]:path
+		end := strings.Index(raw[open:], "]")
+		if end < 0 || !strings.HasPrefix(raw[open+end+1:], ":") {
+			return "", "", false
+		}
+		before, file = raw[:open]+raw[open+1:open+end], raw[open+end+2:]
 	}
-	return strings.ToLower(host) + "/" + p
+	if !ok || strings.Contains(before, "/") || before == "" {
+		return "", "", false
+	}
+	return before[strings.LastIndex(before, "@")+1:], file, true
 }

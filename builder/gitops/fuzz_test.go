@@ -108,15 +108,3 @@ func FuzzPattern(f *testing.F) {
 		}
 	})
 }
-
-// FuzzSameRepository: it is the same from both sides, and everything is the same as itself.
-func FuzzSameRepository(f *testing.F) {
-	f.Fuzz(func(t *testing.T, a, b string) {
-		if SameRepository(a, b) != SameRepository(b, a) {
-			t.Error("not the same from both sides")
-		}
-		if !SameRepository(a, a) && strings.TrimSpace(a) != "" {
-			t.Errorf("%q is not the same as itself", a)
-		}
-	})
-}

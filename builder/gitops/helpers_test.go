@@ -18,8 +18,8 @@ type shelf map[[2]string]fstest.MapFS
 
 func (s shelf) Tree(url, revision string) (Tree, error) {
 	for key, files := range s {
-		if SameRepository(key[0], url) && key[1] == revision {
-			return Tree{FS: files, Item: repositoryKey(url), Revision: revision}, nil
+		if closure.SameRepository(key[0], url) && key[1] == revision {
+			return Tree{FS: files, Item: key[0], Revision: revision}, nil
 		}
 	}
 	return Tree{}, fs.ErrNotExist

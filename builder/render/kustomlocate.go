@@ -48,7 +48,8 @@ func newKustomLocator(k *kustomizer) *kustomLocator {
 			}
 			s := &source{byPath: make(map[string]int)}
 			s.node(d, root, "", "", 0)
-			l.docs = append(l.docs, locatedDoc{read, text(root, "kind"), text(root, "metadata", "name"), d.at(firstLine(root)), s})
+			name := fillText(text(root, "metadata", "name"), k.vars)
+			l.docs = append(l.docs, locatedDoc{read, text(root, "kind"), name, d.at(firstLine(root)), s})
 		}
 	}
 	return l

@@ -126,7 +126,7 @@ func (o *overlay) ReadFile(p string) ([]byte, error) {
 // checkYAML refuses a file that kustomize could not end with.
 func checkYAML(name string, data []byte) error {
 	aliases := bytes.IndexByte(data, '&') >= 0 && bytes.IndexByte(data, '*') >= 0
-	plugin := bytes.Contains(data, []byte("builtin"))
+	plugin := bytes.Contains(data, []byte("builtin")) || bytes.IndexByte(data, '\\') >= 0 // "built\x69n" is the same
 	if !aliases && !plugin {
 		return nil
 	}

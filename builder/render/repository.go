@@ -172,7 +172,7 @@ func (r *repository) newestTag(constraint string) *closure.Revision {
 // find gives a revision of the repository that a URL names; fs.ErrNotExist when the bundle does not carry it.
 func (rs repositories) find(url, rev string) (*revision, error) {
 	for _, r := range rs {
-		if slices.ContainsFunc(r.URLs, func(have string) bool { return gitops.SameRepository(have, url) }) {
+		if slices.ContainsFunc(r.URLs, func(have string) bool { return closure.SameRepository(have, url) }) {
 			return r.resolve(rev)
 		}
 	}

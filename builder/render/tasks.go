@@ -63,17 +63,20 @@ func asker(t gitops.Task) closure.Place {
 	return closure.Place{Item: t.Place.Item, Revision: t.Place.Revision, File: t.Place.File, Line: t.Place.Line}
 }
 
-// engineOf says what a folder is, unless the task does.
+// engineOf says what a folder is. What a task says about Helm counts when it is a chart. Argo CD takes a folder with both
+// files for a kustomization unless there are options for Helm; a HelmRelease has nothing but charts.
 func engineOf(t gitops.Task, in *tree, dir string) string {
 	k := readKustomization(in, dir)
+	kustomization, chart := k != nil && !k.foreign(), in.isFile(path.Join(dir, "Chart.yaml"))
+	optioned := t.Helm != nil && (len(t.Helm.ValueFiles) > 0 || len(t.Helm.Values) > 0 || len(t.Helm.Set) > 0)
 	switch {
 	case t.Directory != nil:
 		return "manifests"
-	case t.Helm != nil:
+	case strings.HasPrefix(t.By, "HelmRelease "):
 		return "helm"
-	case t.PlainKustomize, t.Kustomize != nil, k != nil && !k.foreign():
+	case t.PlainKustomize, t.Kustomize != nil, kustomization && !(chart && optioned):
 		return "kustomize"
-	case in.isFile(path.Join(dir, "Chart.yaml")):
+	case chart:
 		return "helm"
 	}
 	return "manifests"

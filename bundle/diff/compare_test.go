@@ -416,6 +416,20 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
+// Two locks are compared without any blob, and say the same of the items.
+func TestLocks(t *testing.T) {
+	a := load(t, testbundle.New(t, testbundle.Options{}))
+	b := load(t, testbundle.New(t, testbundle.Options{Version: "v1.5.5", Content: "x\n"}))
+	d, whole := Locks(a.Bundle.Lock, b.Bundle.Lock), mustCompare(t, Options{Shallow: true}, a, b)
+	if len(d.Changed) != 1 || toJSON(t, d.Changed[0].Platforms) != toJSON(t, whole.Changed[0].Platforms) ||
+		toJSON(t, d.Metadata) != toJSON(t, whole.Metadata) || d.Referrers != whole.Referrers || d.Unchanged != whole.Unchanged {
+		t.Errorf("got %s, want what %s says of the items", toJSON(t, d), toJSON(t, whole))
+	}
+	if d := Locks(a.Bundle.Lock, a.Bundle.Lock); len(d.Metadata)+len(d.Changed)+len(d.Added)+len(d.Removed) > 0 {
+		t.Errorf("a lock differs from itself: %s", toJSON(t, d))
+	}
+}
+
 // A side that names the same manifests again and again does not make the comparison endless.
 func TestInventoryIsBounded(t *testing.T) {
 	d := newDraft(t, "v1")

@@ -90,8 +90,8 @@ type Item struct {
 type Change struct {
 	Kind      bundle.Kind      `json:"kind"`
 	Old       Item             `json:"old"`
-	New       Item             `json:"new"` // of another name when its tag moved
-	Same      bool             `json:"same,omitempty"`
+	New       Item             `json:"new"`            // of another name when its tag moved
+	Same      bool             `json:"same,omitempty"` // the digest is the same: only what the lock says of the item changed
 	Platforms []PlatformChange `json:"platforms,omitempty"`
 	Fields    []Field          `json:"fields,omitempty"` // of the item in the lock; of a chart also of its Chart.yaml, as chart.…
 	Layers    Share            `json:"layers,omitzero"`
@@ -146,7 +146,7 @@ type Blob struct {
 // Status says what happened to a file, a ref or a package.
 type Status string
 
-// The statuses. A package is moved when other versions of it are there.
+// The statuses.
 const (
 	Added   Status = "added"
 	Removed Status = "removed"
@@ -233,7 +233,8 @@ func (o Options) Compare(ctx context.Context, a, b Side) (*Diff, error) {
 	return d, nil
 }
 
-// Locks compares what locks alone say: metadata and items, without layers and without what is inside.
+// Locks compares what locks alone say: metadata, proof and items, without layers and without what is inside. No digest of
+// a bundle is known then, so that Equal says nothing.
 func Locks(a, b *bundle.Lock) *Diff {
 	d := &Diff{A: Release{Name: a.Name, Version: a.Version}, B: Release{Name: b.Name, Version: b.Version}}
 	d.compareLocks(a, b)

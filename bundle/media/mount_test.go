@@ -1,11 +1,13 @@
 package media
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -163,4 +165,46 @@ func TestRegistryThatDoesNotMount(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMountAsksForBothRepositories has a registry whose tokens are good for what was asked for.
+func TestMountAsksForBothRepositories(t *testing.T) {
+	b, _, host := published(t)
+	next := proxyTo(host)
+	var self string
+	var mounted atomic.Int64
+	guard := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/token" {
+			token := strings.Join(r.URL.Query()["scope"], "|")
+			_ = json.NewEncoder(w).Encode(map[string]string{"token": token})
+			return
+		}
+		repository := strings.Split(r.URL.Path, "/")[2]
+		need := []string{"repository:" + repository + ":pull"}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			need[0] += ",push"
+		}
+		if from := r.URL.Query().Get("from"); from != "" {
+			need = append(need, "repository:"+from+":pull")
+			mounted.Add(1)
+		}
+		token := r.Header.Get("Authorization")
+		for _, scope := range need {
+			if !strings.Contains(token, scope) {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="http://`+self+`/token",service="x",scope="`+need[0]+`"`)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+	r := &recorded{next: guard}
+	self = front(t, r)
+	if err := carry(t.Context(), t, "oci://"+self+"/app:"+b.Tag, "oci://"+self+"/copy"); err != nil {
+		t.Fatal(err)
+	}
+	if blobs, _ := r.sent(); len(blobs) > 0 || mounted.Load() == 0 {
+		t.Errorf("sent %q, asked %d times to mount", blobs, mounted.Load())
+	}
+	checkSame(t, b, "oci://"+host+"/copy:"+b.Tag)
 }

@@ -138,6 +138,13 @@ func TestUploadsInChunks(t *testing.T) {
 			}
 			next.ServeHTTP(w, r)
 		}, "POST 1 PATCH 3 PUT 1 GET 1, 10485760 bytes", nil},
+		"breaks, and expects nothing": {func(w http.ResponseWriter, r *http.Request, n int, next http.Handler) {
+			if r.Header.Get("Expect") != "" {
+				w.WriteHeader(http.StatusExpectationFailed)
+				return
+			}
+			loseOne(w, r, n, next)
+		}, "POST 1 PATCH 5 PUT 1 GET 1, 10485760 bytes", nil},
 		"a session is forgotten": {func(w http.ResponseWriter, r *http.Request, n int, next http.Handler) {
 			if r.Method == http.MethodPatch && n == 0 {
 				_, _ = io.Copy(io.Discard, r.Body)

@@ -18,15 +18,21 @@ func newCopy() *cobra.Command {
 		Use:   "copy SOURCE DESTINATION",
 		Short: "Carry a bundle with its signatures from one place to another",
 		Long: `copy moves a bundle, byte for byte, with the signatures and attestations that travel beside it. What the
-destination has is not copied again: an interrupted copy is continued by repeating it.`,
+destination has is not copied again: an interrupted copy is continued by repeating it. A registry is asked to mount
+blobs that it has in another repository: the source's when both are in one registry, those that the items came from,
+and those that --mount-from names. While a link is down the copy waits for it, and goes on where it stopped.
+
+--limit-rate and --jobs hold for each of two registries.`,
 		Example: `  plimsoll copy out/ oci://registry.example.com/releases/robot-stack:v1.5.4
-  plimsoll copy oci://registry.example.com/releases/robot-stack:v1.5.4 robot-stack.tar`,
+  plimsoll copy oci://registry.example.com/releases/robot-stack:v1.5.4 robot-stack.tar
+  plimsoll copy robot-stack.tar oci://site.example.com/robot-stack --limit-rate 2M --patience 30m`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			draw, err := p.Open()
 			if err != nil {
 				return err
 			}
+			from.transferFlags = to.transferFlags
 			err = copyRoads(cmd.Context(), args[0], args[1], from.options(), to.options(), draw.Func)
 			draw.Close()
 			if err == nil {
@@ -35,10 +41,10 @@ destination has is not copied again: an interrupted copy is continued by repeati
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&from.plainHTTP, "from-plain-http", false, "speak HTTP without TLS to the source registry")
-	cmd.Flags().StringVar(&from.caFile, "from-ca-file", "", "trust this CA for the source registry")
-	cmd.Flags().BoolVar(&to.plainHTTP, "to-plain-http", false, "speak HTTP without TLS to the destination registry")
-	cmd.Flags().StringVar(&to.caFile, "to-ca-file", "", "trust this CA for the destination registry")
+	from.registerAs(cmd, "from-", "the source registry")
+	to.registerAs(cmd, "to-", "the destination registry")
+	to.registerPush(cmd)
+	to.transferFlags.register(cmd)
 	p.Register(cmd)
 	return cmd
 }
@@ -48,6 +54,7 @@ func copyBundle(ctx context.Context, from, to string, o media.Options, p progres
 }
 
 func copyRoads(ctx context.Context, from, to string, fromOptions, toOptions media.Options, p progress.Func) (err error) {
+	fromOptions.Progress, toOptions.Progress = p, p
 	src, err := media.OpenSource(ctx, from, fromOptions)
 	if err != nil {
 		return err
@@ -57,7 +64,7 @@ func copyRoads(ctx context.Context, from, to string, fromOptions, toOptions medi
 	if err != nil {
 		return err
 	}
-	err = media.Copy(ctx, sink, src, p, 0)
+	err = media.Copy(ctx, sink, src, p, toOptions.Workers)
 	if cerr := sink.Close(); err == nil {
 		err = cerr
 	}
