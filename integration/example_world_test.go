@@ -238,6 +238,9 @@ func (e *example) packCharts() {
 	for _, folder := range folders {
 		c, err := loader.LoadDir(folder)
 		e.check(err)
+		if _, err := os.Stat(filepath.Join(e.packed, c.Name()+"-"+c.Metadata.Version+".tgz")); err == nil {
+			continue // published already; Helm would write the time of day into it again
+		}
 		archive, err := chartutil.Save(c, e.packed)
 		e.check(err)
 		data, err := os.ReadFile(archive)

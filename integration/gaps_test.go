@@ -91,7 +91,7 @@ spec:
 			ref: "ghcr.io/acme/ros/backup:v2",
 			place: closure.Place{
 				Item: "github.com/acme/ros-deployment", Revision: "refs/heads/main", File: "charts/robot-base/templates/backup.yaml",
-				Object: "CronJob robot/backup", Field: "spec.jobTemplate.spec.template.spec.containers[0].image", Values: []string{"robots/amr-02.yaml"},
+				Object: "CronJob backup", Field: "spec.jobTemplate.spec.template.spec.containers[0].image", Values: []string{"robots/amr-02.yaml"},
 			},
 			text: "/backup:v2",
 		},
@@ -111,7 +111,7 @@ spec:
 			ref:     "ghcr.io/acme/ros/perception:v3.3.0-rc1",
 			place: closure.Place{
 				Item: "github.com/acme/ros-deployment", Revision: "refs/heads/main", File: "robots/arm-01.yaml",
-				Object: "Deployment robot/autonomy", Field: "spec.template.spec.containers[1].image", Values: []string{"robots/arm-01.yaml"},
+				Object: "Deployment autonomy", Field: "spec.template.spec.containers[1].image", Values: []string{"robots/arm-01.yaml"},
 			},
 			text: "v3.3.0-rc1",
 		},
@@ -121,7 +121,7 @@ spec:
 			ref:     "ghcr.io/acme/ros/slam:v4.0.0",
 			place: closure.Place{
 				Item: "github.com/acme/ros-deployment", Revision: "refs/heads/canary", File: "charts/autonomy/values.yaml",
-				Object: "Deployment robot/autonomy", Field: "spec.template.spec.containers[2].image", Values: []string{"robots/amr-01.yaml"},
+				Object: "Deployment autonomy", Field: "spec.template.spec.containers[2].image", Values: []string{"robots/amr-01.yaml"},
 			},
 			text: "ghcr.io/acme/ros/slam:v4.0.0",
 		},
@@ -144,7 +144,7 @@ spec:
 			ref: "ghcr.io/acme/gateway-migrate:v1",
 			place: closure.Place{
 				Item: "github.com/acme/fleet", Revision: "refs/heads/main", File: "charts/site-gateway/templates/migrate.yaml",
-				Object: "Job gateway/migrate", Field: "spec.template.spec.containers[0].image", By: "Application argocd/gateway-plant-7",
+				Object: "Job migrate", Field: "spec.template.spec.containers[0].image", By: "Application argocd/gateway-plant-7 of ApplicationSet argocd/sites",
 			},
 			text: "ghcr.io/acme/gateway-migrate:v1",
 		},

@@ -35,14 +35,14 @@ func TestSatisfiedReferences(t *testing.T) {
 	needs := built.needs()
 	for _, n := range []string{
 		"chart oci://ghcr.io/acme/charts/from-oci 1.0.0", "chart https://charts.example.com from-classic 2.x",
-		"git https://github.com/acme/other.git v1.0.0",
+		"git https://github.com/acme/other.git main", "git https://github.com/acme/other.git v1.0.0",
 	} {
 		if !slices.Contains(needs, n) {
 			t.Errorf("no %s among the needs", n)
 		}
 	}
-	if len(needs) != 43 {
-		t.Errorf("%d needs, want 43:\n%s", len(needs), strings.Join(needs, "\n"))
+	if len(needs) != 44 {
+		t.Errorf("%d needs, want 44:\n%s", len(needs), strings.Join(needs, "\n"))
 	}
 	for _, n := range needs {
 		if strings.Contains(n, "decoy") {

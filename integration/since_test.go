@@ -32,18 +32,29 @@ func TestIncrementalGit(t *testing.T) {
 	}
 	checkRebuild(t, e, next)
 
-	// A branch that was rewritten, and one that went.
+	// A tag alone needs no objects.
 	bare := filepath.Join(e.git, "ros-deployment.git")
-	e.gitIn(bare, "update-ref", "refs/heads/canary", "refs/heads/main")
 	e.gitIn(bare, "tag", "v1.1.0", "main")
 	edit(t, filepath.Join(e.dir, "bundle.yaml"), replace("version: 2026.1.1", "version: 2026.1.2"))
-	last, lastLock := e.mustBuild("--since", next)
-	if got := e.gitLayers(last, lastLock, item); len(got) > 3 || got[0].Digest != first[0].Digest || got[len(got)-1].Size > 4<<10 && len(got) == 3 {
-		t.Errorf("layers %v", got)
+	tagged, tagLock := e.mustBuild("--since", next)
+	if got := e.gitLayers(tagged, tagLock, item); len(got) != 3 || got[1].Digest != layers[1].Digest || got[2].Size > 4<<10 {
+		t.Errorf("layers %v, want those before and a small one for the tag", got)
 	}
+
+	asTagged := filepath.Join(t.TempDir(), "as-tagged.git")
+	e.gitIn(bare, "clone", "--quiet", "--mirror", bare, asTagged)
+
+	// A branch that was rewritten: what it lost must not travel on, so that a new chain starts.
+	e.gitIn(bare, "update-ref", "refs/heads/canary", "refs/heads/main")
+	edit(t, filepath.Join(e.dir, "bundle.yaml"), replace("version: 2026.1.2", "version: 2026.1.3"))
+	last, lastLock := e.mustBuild("--since", tagged)
+	if got := e.gitLayers(last, lastLock, item); len(got) != 1 || got[0].Digest == first[0].Digest {
+		t.Errorf("layers %v, want another one alone", got)
+	}
+
 	checkRebuild(t, e, last)
 
-	for name, bundles := range map[string][]string{"site with all releases": {full, next, last}, "new site": {last}} {
+	for name, bundles := range map[string][]string{"site with all releases": {full, next, tagged, last}, "site with two": {full, tagged}, "new site": {tagged}} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
 			for _, b := range bundles {
@@ -51,7 +62,11 @@ func TestIncrementalGit(t *testing.T) {
 			}
 			s.start()
 			s.follow(len(bundles))
-			e.checkMirror(t, s, item, bare)
+			if bundles[len(bundles)-1] == last {
+				e.checkMirror(t, s, item, bare)
+			} else {
+				e.checkMirror(t, s, item, asTagged)
+			}
 		})
 	}
 }

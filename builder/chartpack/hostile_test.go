@@ -104,7 +104,7 @@ func TestArchiveIsABomb(t *testing.T) {
 	}
 	archive := tar.NewWriter(z)
 	piece := make([]byte, chartpack.MaxFile)
-	for i := range 100 { // 500 MiB
+	for i := range 30 { // 150 MiB
 		if err := archive.WriteHeader(&tar.Header{Name: fmt.Sprintf("robot/%d", i), Mode: 0o644, Size: int64(len(piece))}); err != nil {
 			t.Fatal(err)
 		}
@@ -146,14 +146,14 @@ func TestArchiveWithALargeFile(t *testing.T) {
 }
 
 func TestArchiveWithAMillionEntries(t *testing.T) {
-	for _, kind := range []byte{tar.TypeReg, tar.TypeDir} {
+	for kind, count := range map[byte]int{tar.TypeReg: 1_000_000, tar.TypeDir: 20_000} {
 		var buf bytes.Buffer
 		z, err := gzip.NewWriterLevel(&buf, gzip.BestSpeed)
 		if err != nil {
 			t.Fatal(err)
 		}
 		archive := tar.NewWriter(z)
-		for i := range 1_000_000 {
+		for i := range count {
 			if err := archive.WriteHeader(&tar.Header{Name: fmt.Sprintf("robot/%d", i), Typeflag: kind}); err != nil {
 				t.Fatal(err)
 			}

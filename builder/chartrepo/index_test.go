@@ -63,6 +63,7 @@ func TestForms(t *testing.T) {
 		{"entries twice in JSON", `{"entries":{},"entries":{}}`, "entries twice"},
 		{"no list", "entries:\n  x:\n    version: 1.0.0\n", "want a list of versions"},
 		{"no YAML", "entries:\n  x:\n  - version: [\n", "did not find expected"},
+		{"names at two depths", "entries:\n    y: []\n  x:\n  - version: 1.0.0\n", "yaml: "},
 		{"half JSON", `{"entries":{"x":[{"version":"1.0.0"`, "yaml: "},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

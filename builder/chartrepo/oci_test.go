@@ -106,6 +106,31 @@ func TestOCIInAnIndex(t *testing.T) {
 	}
 }
 
+// TestRegistryThatLies: the next URL, which has the right bytes, must not hide it.
+func TestRegistryThatLies(t *testing.T) {
+	host, helm := start(t)
+	chart := packed(t, "robot", "1.0.0")
+	if _, err := helm.Push(chart.Archive, host+"/charts/robot:1.0.0"); err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: host})
+	liar := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/blobs/sha256:"+sum(chart.Archive)) {
+			_, _ = w.Write(bytes.Repeat([]byte{1}, len(chart.Archive)))
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	f := files{"/robot.tgz": chart.Archive}
+	f["/index.yaml"] = []byte("entries:\n  robot:\n  - version: 1.0.0\n    urls:\n    - oci://" +
+		strings.TrimPrefix(liar, "http://") + "/charts/robot:1.0.0\n    - robot.tgz\n")
+	_, err := client().Chart(t.Context(), serve(t, f), "robot", "1.x")
+	var damaged *bundle.DamagedError
+	if !errors.As(err, &damaged) || damaged.Descriptor.Digest.Encoded() != sum(chart.Archive) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestWhatIsNoChart(t *testing.T) {
 	host, _ := start(t)
 	image, err := random.Image(100, 1)

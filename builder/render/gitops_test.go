@@ -190,13 +190,13 @@ spec: {source: {repoURL: "https://example.com/repo", path: a-set}}
 		}
 	}
 	same(t, "images", images, `
-ghcr.io/acme/app:t1 Application argocd/robot-one
-ghcr.io/acme/app:t2 Application argocd/robot-two
+ghcr.io/acme/app:t1 Application argocd/robot-one of ApplicationSet argocd/robots
+ghcr.io/acme/app:t2 Application argocd/robot-two of ApplicationSet argocd/robots
 `)
 	same(t, "renderings", renderings(a), `
 kustomize example.com/repo a-set Application set 1
-helm example.com/repo charts/app Application argocd/robot-one 1
-helm example.com/repo charts/app Application argocd/robot-two 1
+helm example.com/repo charts/app Application argocd/robot-one of ApplicationSet argocd/robots 1
+helm example.com/repo charts/app Application argocd/robot-two of ApplicationSet argocd/robots 1
 helm example.com/repo charts/root 1
 `)
 }

@@ -226,8 +226,12 @@ func (l *helmLocator) object(r *result, value map[string]any, place closure.Plac
 		r.problem(l.place(n, place, template, data), "%.200q is not an image reference", n.ref)
 	}
 	for _, s := range literalSecrets(value, func(text string) bool { return l.literal(text, data) }) {
+		field := s.Place.Field
 		s.Place = place
-		s.Place.Line = max(1, lineWith(data, "Secret"))
+		s.Place.Field, s.Place.Line = field, lineWith(data, "Secret")
+		if lines := linesWith(string(data), field[strings.LastIndex(field, ".")+1:]+":"); len(lines) > 0 {
+			s.Place.Line = lines[0]
+		}
 		r.secrets = append(r.secrets, s)
 	}
 }

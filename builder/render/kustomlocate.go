@@ -131,6 +131,9 @@ func (l *kustomLocator) find(n need, value map[string]any) closure.Place {
 			}
 		}
 	}
+	if l.k.extra != nil && lineWith([]byte(key(l.k.extra)), n.ref) > 0 {
+		return l.k.asker
+	}
 	return l.byText(n.ref, image)
 }
 

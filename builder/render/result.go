@@ -42,8 +42,8 @@ func oneLine(s string) string {
 		}
 		return r
 	}, s)
-	if len(s) > maxReason {
-		s = strings.ToValidUTF8(s[:maxReason], "") + " …"
+	if len(s) > maxReason { // what was done stands in front, the cause at the end
+		s = strings.ToValidUTF8(s[:maxReason/3], "") + " … " + strings.ToValidUTF8(s[len(s)-maxReason/3*2:], "")
 	}
 	return s
 }

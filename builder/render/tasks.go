@@ -146,7 +146,8 @@ func (s *session) helmTask(w *world, t gitops.Task, chart *chartFiles, of owner,
 		apiVersions: h.APIVersions, replaceDefaults: h.ReplaceDefaults,
 	}
 	if j.release == "" {
-		j.release = t.By[strings.LastIndexAny(t.By, " /")+1:]
+		asker, _, _ := strings.Cut(t.By, " of ")
+		j.release = asker[strings.LastIndexAny(asker, " /")+1:]
 	}
 	var contents []map[string]any
 	for _, f := range h.ValueFiles {

@@ -56,7 +56,7 @@ func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
 	if err != nil {
 		return err
 	}
-	src, err := media.OpenSource(ctx, ref, media.Options{PlainHTTP: f.plainHTTP, CAFile: f.caFile, UserAgent: "plimsoll-relay/" + version})
+	src, err := media.OpenSource(ctx, ref, media.Options{PlainHTTP: f.plainHTTP, CAFile: f.caFile, UserAgent: "plimsoll-relay/" + version, Progress: draw.Func})
 	if err != nil {
 		return err
 	}

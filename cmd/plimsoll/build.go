@@ -65,6 +65,7 @@ In GitHub Actions a summary is appended to $GITHUB_STEP_SUMMARY.`,
 	f.report.register(cmd)
 	f.sources.register(cmd)
 	f.road.register(cmd)
+	f.road.registerPush(cmd)
 	f.progress.Register(cmd)
 	cobra.CheckErr(cmd.MarkFlagRequired("output"))
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "yaml", "yml"))

@@ -44,10 +44,8 @@ Commits need the Git layers of both bundles whole and git in PATH; leave them ou
 	flags.BoolVar(&f.patch, "patch", false, "show the text differences of bundle.yaml, charts, files and Git repositories")
 	flags.BoolVar(&f.noCommits, "no-commits", false, "do not read Git layers: refs without the commits and files between them")
 	flags.StringVar(&f.tmpdir, "tmpdir", "", "folder for scratch files (default: the system's)")
-	flags.BoolVar(&f.from.plainHTTP, "from-plain-http", false, "speak HTTP without TLS to the registry of A")
-	flags.StringVar(&f.from.caFile, "from-ca-file", "", "trust this CA for the registry of A")
-	flags.BoolVar(&f.to.plainHTTP, "to-plain-http", false, "speak HTTP without TLS to the registry of B")
-	flags.StringVar(&f.to.caFile, "to-ca-file", "", "trust this CA for the registry of B")
+	f.from.registerAs(cmd, "from-", "the registry of A")
+	f.to.registerAs(cmd, "to-", "the registry of B")
 	return cmd
 }
 

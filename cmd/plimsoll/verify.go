@@ -78,16 +78,11 @@ func (f *verifyFlags) run(cmd *cobra.Command, ref string) error {
 	if err != nil {
 		return err
 	}
-	src, err := media.OpenSource(ctx, ref, f.road.options())
-	if err != nil {
-		return err
-	}
-	defer src.Close() //nolint:errcheck // only read from
 	p, err := f.progress.Open()
 	if err != nil {
 		return err
 	}
-	v, err := f.verify(ctx, src, attest.Policy{ReleaseKeys: release}, attesters, p.Func)
+	v, err := f.open(ctx, ref, attest.Policy{ReleaseKeys: release}, attesters, p.Func)
 	p.Close()
 	if err != nil {
 		return err
@@ -97,6 +92,17 @@ func (f *verifyFlags) run(cmd *cobra.Command, ref string) error {
 	}
 	v.print(cmd.OutOrStdout())
 	return nil
+}
+
+func (f *verifyFlags) open(ctx context.Context, ref string, policy attest.Policy, attesters []crypto.PublicKey, p progress.Func) (*verdict, error) {
+	o := f.road.options()
+	o.Progress = p
+	src, err := media.OpenSource(ctx, ref, o)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close() //nolint:errcheck // only read from
+	return f.verify(ctx, src, policy, attesters, p)
 }
 
 func (f *verifyFlags) verify(ctx context.Context, src media.Source, policy attest.Policy, attesters []crypto.PublicKey, p progress.Func) (*verdict, error) {

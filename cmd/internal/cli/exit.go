@@ -121,6 +121,7 @@ func classify(ctx context.Context, err error, cmd *cobra.Command, rules []Rule) 
 		missing *bundle.MissingError
 		damaged *bundle.DamagedError
 		denied  *attest.DeniedError
+		gaveUp  *media.GaveUpError
 	)
 	switch {
 	case errors.As(err, &usage), isCobraUsage(err):
@@ -129,6 +130,8 @@ func classify(ctx context.Context, err error, cmd *cobra.Command, rules []Rule) 
 		return ExitUsage, "a bundle is an OCI layout folder, a tar of one, or oci://host/repository:tag"
 	case errors.As(err, &denied):
 		return ExitDenied, "check that the key is the publisher's release key (release.pub) and that the bundle was not replaced"
+	case errors.As(err, &gaveUp):
+		return ExitFailed, "repeat the command, which continues where it stopped, or raise --patience"
 	case errors.As(err, &missing):
 		return ExitIncomplete, "copy or build the bundle again; what is already there is not copied twice"
 	case errors.As(err, &damaged):
@@ -144,7 +147,8 @@ func classify(ctx context.Context, err error, cmd *cobra.Command, rules []Rule) 
 // isCobraUsage recognises the errors of the command-line parser that have no type of their own.
 func isCobraUsage(err error) bool {
 	text := err.Error()
-	for _, prefix := range []string{"unknown command", "required flag", "accepts ", "requires at least", "unknown flag", "unknown shorthand"} {
+	for _, prefix := range []string{"unknown command", "required flag", "accepts ", "requires at least", "unknown flag", "unknown shorthand",
+		"if any flags in the group", "at least one of the flags in the group"} {
 		if strings.HasPrefix(text, prefix) {
 			return true
 		}
