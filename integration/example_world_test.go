@@ -12,7 +12,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -50,6 +49,7 @@ type example struct {
 	name         string
 	dir          string   // of bundle.yaml
 	git          string   // folder of NAME.git, for https://github.com/acme/NAME.git
+	sbom         string   // digest of one that came with an image
 	packed       string   // folder with an index.yaml and the charts of upstream/charts
 	registry     string   // host:port
 	repositories []string // in the registry
@@ -138,7 +138,7 @@ func (e *example) publishImages() {
 	}
 	// One image comes with an SBOM of its own, which travels and keeps the build from making one.
 	if i := slices.IndexFunc(b.Spec.Images, func(im spec.Image) bool { return strings.Contains(im.Ref, "ros-core") }); i >= 0 {
-		e.attachSBOM(b.Spec.Images[i].Reference.String())
+		e.sbom = e.attachSBOM(b.Spec.Images[i].Reference.String()).String()
 	}
 }
 
@@ -245,7 +245,8 @@ func (e *example) packCharts() {
 		e.check(err)
 		data, err := os.ReadFile(archive)
 		e.check(err)
-		_, err = client.Push(data, e.registry+"/acme/charts/"+c.Name()+":"+c.Metadata.Version)
+		_, err = client.Push(data, e.registry+"/acme/charts/"+c.Name()+":"+c.Metadata.Version,
+			helmregistry.PushOptCreationTime("2026-01-15T09:00:00Z"))
 		e.check(err)
 		e.repositories = append(e.repositories, "acme/charts/"+c.Name())
 	}
@@ -451,15 +452,15 @@ func (i inspected) needs() []string {
 	return list
 }
 
-// item finds an item by the end of its name.
-func (i inspected) item(t *testing.T, suffix string) bundle.Item {
+// item finds an item by the end of its name, or by its digest.
+func (i inspected) item(t *testing.T, name string) bundle.Item {
 	t.Helper()
 	for _, it := range i.Lock.Items {
-		if strings.HasSuffix(it.Name, suffix) || path.Base(it.Name) == suffix {
+		if strings.HasSuffix(it.Name, name) || it.Descriptor.Digest.String() == name {
 			return it
 		}
 	}
-	t.Fatalf("no item %s", suffix)
+	t.Fatalf("no item %s", name)
 	return bundle.Item{}
 }
 

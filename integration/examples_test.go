@@ -88,9 +88,41 @@ func TestExamples(t *testing.T) {
 					t.Errorf("%s is carried, and nothing needs it", im.Ref)
 				}
 			}
+			if e.sbom != "" && first.item(t, e.sbom).Kind != bundle.KindReferrer {
+				t.Errorf("the SBOM %s that came with an image does not travel", e.sbom)
+			}
+			checkSaysNothingOfThisMachine(t, out, filepath.Dir(e.dir))
 			checkElsewhere(t, e, first)
 			checkRebuild(t, e, out)
 		})
+	}
+}
+
+// checkSaysNothingOfThisMachine looks for the date, the host's name and folders of this machine in a bundle.
+func checkSaysNothingOfThisMachine(t *testing.T, out, world string) {
+	t.Helper()
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := []string{time.Now().UTC().Format(time.DateOnly), time.Now().Format(time.DateOnly), world, os.TempDir() + "/"}
+	if len(host) > 8 {
+		words = append(words, host)
+	}
+	blobs, err := filepath.Glob(filepath.Join(out, "blobs", "sha256", "*"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatalf("blobs of %s: %v", out, err)
+	}
+	for _, blob := range append(blobs, filepath.Join(out, "index.json")) {
+		data, err := os.ReadFile(blob)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, word := range words {
+			if strings.Contains(string(data), word) {
+				t.Errorf("%s says %q", blob, word)
+			}
+		}
 	}
 }
 

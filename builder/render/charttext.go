@@ -54,7 +54,8 @@ func steady(template string) (string, bool) {
 			n := token(action[end:])
 			word := action[end : end+n]
 			free := end == 0 || !strings.ContainsRune(".$", rune(action[end-1]))
-			if other, ok := steadyFunctions[word]; ok && free {
+			chained := strings.HasPrefix(action[end+n:], ".") // now.Year, of which the new text must be a whole
+			if other, ok := steadyFunctions[word]; ok && free && (!chained || other[0] == '(') {
 				word, changed = other, true
 			}
 			b.WriteString(word)

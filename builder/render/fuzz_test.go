@@ -186,4 +186,3 @@ func FuzzFillText(f *testing.F) {
 		}
 	})
 }
-

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,30 +19,39 @@ import (
 	"github.com/plimsoll/plimsoll/builder/render"
 )
 
-// executable is plimsoll-render, built once for the tests that need the process.
-var executable string
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "plimsoll-render-test-")
-	if err == nil {
-		defer os.RemoveAll(dir) //nolint:errcheck // the system's own folder
-		executable = filepath.Join(dir, "plimsoll-render")
-		var out []byte
-		if out, err = exec.Command("go", "build", "-o", executable, "../../cmd/plimsoll-render").CombinedOutput(); err != nil {
-			err = fmt.Errorf("%w\n%s", err, out)
+// executable builds plimsoll-render, once and only when a test needs the process: fuzzing starts many of this one.
+func executable(t *testing.T) string {
+	t.Helper()
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "plimsoll-render-test-"); built.err != nil {
+			return
 		}
+		out, err := exec.Command("go", "build", "-o", built.dir, "../../cmd/plimsoll-render").CombinedOutput()
+		if err != nil {
+			built.err = fmt.Errorf("%w\n%s", err, out)
+		}
+	})
+	must(t, built.err)
+	return filepath.Join(built.dir, "plimsoll-render")
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built.dir != "" {
+		os.RemoveAll(built.dir) //nolint:errcheck // the system's own folder
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(code)
 }
 
 // TestExecutable: the process gives the same answer, without PATH and from another folder.
 func TestExecutable(t *testing.T) {
+	path := executable(t)
 	t.Chdir(t.TempDir())
 	files{"folder/x.yaml": "apiVersion: v1\nkind: Pod\nspec: {containers: [{image: 'x:1'}]}\n", "folder/kustomization.yml": "bases: []\ncommonLabels: {a: b}\n"}.write(t, ".")
 	req := closure.Request{Repositories: []closure.Repository{
@@ -50,7 +60,7 @@ func TestExecutable(t *testing.T) {
 	}}
 	want := answer(t, req)
 	temp := t.TempDir()
-	got, err := closure.Runner{Path: executable, TempDir: temp}.Run(t.Context(), req)
+	got, err := closure.Runner{Path: path, TempDir: temp}.Run(t.Context(), req)
 	must(t, err)
 	same(t, "references", references(got), strings.Join(references(want), "\n"))
 	same(t, "problems", problems(got), strings.Join(problems(want), "\n"))
@@ -61,11 +71,11 @@ func TestExecutable(t *testing.T) {
 
 func TestRunErrors(t *testing.T) {
 	var failure *closure.RunError
-	_, err := closure.Runner{Path: executable}.Run(t.Context(), closure.Request{ImageFields: []string{"["}})
+	_, err := closure.Runner{Path: executable(t)}.Run(t.Context(), closure.Request{ImageFields: []string{"["}})
 	if !errors.As(err, &failure) || failure.ExitCode != 1 || !strings.Contains(failure.Stderr, `image field "["`) {
 		t.Errorf("bad field: %v", err)
 	}
-	_, err = closure.Runner{Path: executable}.Run(t.Context(), closure.Request{Repositories: []closure.Repository{{Item: "r", GitDir: t.TempDir(), Revisions: []closure.Revision{{Name: "refs/heads/main", Commit: strings.Repeat("a", 40)}}}}})
+	_, err = closure.Runner{Path: executable(t)}.Run(t.Context(), closure.Request{Repositories: []closure.Repository{{Item: "r", GitDir: t.TempDir(), Revisions: []closure.Revision{{Name: "refs/heads/main", Commit: strings.Repeat("a", 40)}}}}})
 	if !errors.As(err, &failure) || !strings.Contains(err.Error(), "cat-file") {
 		t.Errorf("no repository: %v", err)
 	}
@@ -75,11 +85,11 @@ func TestRunErrors(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err = (closure.Runner{Path: executable}).Run(ctx, closure.Request{}); !errors.Is(err, context.Canceled) {
+	if _, err = (closure.Runner{Path: executable(t)}).Run(ctx, closure.Request{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	for _, input := range []string{"", "{", "[]", `{"unknown": 1}`, "{} {}", `{"ignore": ["a"], "ignore": ["b"]}`} {
-		cmd := exec.Command(executable)
+		cmd := exec.Command(executable(t))
 		cmd.Stdin = strings.NewReader(input)
 		if out, err := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "request") {
 			t.Errorf("%s: %v, %s", input, err, out)
@@ -102,7 +112,7 @@ func endless() string {
 
 // TestEndlessTemplate: a template without an end is a problem, and the rest goes on.
 func TestEndlessTemplate(t *testing.T) {
-	r := closure.Runner{Path: executable, RenderingTimeout: time.Second, Timeout: time.Minute}
+	r := closure.Runner{Path: executable(t), RenderingTimeout: time.Second, Timeout: time.Minute}
 	a, err := r.Run(t.Context(), closure.Request{Repositories: []closure.Repository{folder(t, "r", chartWith(endless()))}})
 	must(t, err)
 	same(t, "problems", problems(a), "not rendered after 1s: a template or what it includes may have no end | r a/Chart.yaml:0")
@@ -115,7 +125,7 @@ func TestManyEndlessTemplates(t *testing.T) {
 	for _, name := range []string{"b", "c", "d"} {
 		f[name+"/Chart.yaml"], f[name+"/templates/x.yaml"] = f["a/Chart.yaml"], f["a/templates/x.yaml"]
 	}
-	r := closure.Runner{Path: executable, RenderingTimeout: 300 * time.Millisecond}
+	r := closure.Runner{Path: executable(t), RenderingTimeout: 300 * time.Millisecond}
 	_, err := r.Run(t.Context(), closure.Request{Repositories: []closure.Repository{folder(t, "r", f)}})
 	if err == nil || !strings.Contains(err.Error(), "3 renderings had no end, the last one was c of r") {
 		t.Errorf("got %v", err)
@@ -124,7 +134,7 @@ func TestManyEndlessTemplates(t *testing.T) {
 
 // TestTimeout: the process is ended, with what it started.
 func TestTimeout(t *testing.T) {
-	r := closure.Runner{Path: executable, Timeout: 2 * time.Second}
+	r := closure.Runner{Path: executable(t), Timeout: 2 * time.Second}
 	_, err := r.Run(t.Context(), closure.Request{Repositories: []closure.Repository{folder(t, "r", chartWith(endless()))}})
 	var failure *closure.RunError
 	if !errors.As(err, &failure) || !errors.Is(err, context.DeadlineExceeded) || failure.ExitCode != -1 || !strings.Contains(err.Error(), "not done after 2s") {
@@ -135,7 +145,7 @@ func TestTimeout(t *testing.T) {
 // TestMemoryBomb: the process ends itself, and says what it was at.
 func TestMemoryBomb(t *testing.T) {
 	bomb := `{{ $x := repeat 1000000 "x" }}{{ range until 100000 }}{{ $x = print $x (repeat 1000000 "x") }}{{ end }}`
-	r := closure.Runner{Path: executable, Memory: 512 << 20, Timeout: time.Minute}
+	r := closure.Runner{Path: executable(t), Memory: 512 << 20, Timeout: time.Minute}
 	_, err := r.Run(t.Context(), closure.Request{Repositories: []closure.Repository{folder(t, "r", chartWith(bomb))}})
 	var failure *closure.RunError
 	if !errors.As(err, &failure) || failure.ExitCode == 0 || !strings.Contains(failure.Stderr, "memory") {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,7 +139,11 @@ func (f *buildFlags) options() (builder.Options, error) {
 		return o, err
 	}
 	if f.locked {
-		if o.Pins, err = readPins(pinsFile(f.file)); err != nil {
+		o.Pins, err = readPins(pinsFile(f.file))
+		if errors.Is(err, fs.ErrNotExist) {
+			return o, cli.Usagef("--locked: there is no %s: write it with 'plimsoll lock -f %s'", pinsFile(f.file), f.file)
+		}
+		if err != nil {
 			return o, err
 		}
 	}
