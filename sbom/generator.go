@@ -1,31 +1,24 @@
 package sbom
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/internal/isolated"
 )
 
 // DefaultTimeout ends a generator that found no end by itself.
 const DefaultTimeout = 30 * time.Minute
-
-const (
-	maxStderr = 4 << 10         // bytes of it that an error keeps
-	waitDelay = 5 * time.Second // for the pipes of a killed generator
-)
 
 // Generator runs the executable plimsoll-sbom, one process for each document.
 type Generator struct {
@@ -108,83 +101,15 @@ func arguments(source, scratch string, manifest ocispec.Descriptor, s Subject) [
 }
 
 func (g Generator) run(ctx context.Context, scratch string, args []string, subject digest.Digest) ([]byte, error) {
-	timeout := g.Timeout
-	if timeout <= 0 {
-		timeout = DefaultTimeout
-	}
-	path, err := exec.LookPath(g.Path)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	if err != nil {
-		return nil, &GeneratorError{Subject: subject, Path: g.Path, ExitCode: -1, Err: err}
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done after %s: %w", timeout, context.DeadlineExceeded))
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Dir = scratch
-	// Nothing of the caller's environment: no proxy, no credential and no folder of a user's caches may change the
-	// document or be within reach of what parses hostile content.
-	cmd.Env = []string{"TMPDIR=" + scratch, "HOME=" + scratch}
-	cmd.WaitDelay = waitDelay
-	stdout, stderr := limitBuffer{limit: MaxDocument}, tailBuffer{limit: maxStderr}
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	ownGroup(cmd)
-	if err := cmd.Run(); err != nil {
-		failure := &GeneratorError{Subject: subject, Path: path, ExitCode: -1, Stderr: stderr.String(), Err: err}
-		if cmd.ProcessState != nil {
-			failure.ExitCode = cmd.ProcessState.ExitCode()
-		}
-		switch {
-		case stdout.exceeded:
+	document, err := isolated.Command{
+		Path: g.Path, Args: args, Dir: scratch, MaxOutput: MaxDocument, Timeout: cmp.Or(max(g.Timeout, 0), DefaultTimeout),
+	}.Run(ctx)
+	var failure *isolated.Error
+	if errors.As(err, &failure) {
+		if errors.Is(failure.Err, isolated.ErrTooLong) {
 			failure.Err = badDocument("", "more than %d bytes", MaxDocument)
-		case ctx.Err() != nil:
-			failure.Err = context.Cause(ctx)
 		}
-		return nil, failure
+		return nil, &GeneratorError{Subject: subject, Path: failure.Path, ExitCode: failure.ExitCode, Stderr: failure.Stderr, Err: failure.Err}
 	}
-	return stdout.kept.Bytes(), nil
-}
-
-// limitBuffer keeps what fits and then refuses, upon which the process finds its pipe closed. The buffer is not embedded:
-// io.Copy would find methods of it that know no limit.
-type limitBuffer struct {
-	kept     bytes.Buffer
-	limit    int
-	exceeded bool
-}
-
-// Write implements io.Writer.
-func (b *limitBuffer) Write(p []byte) (int, error) {
-	if b.kept.Len()+len(p) > b.limit {
-		b.exceeded = true
-		return 0, io.ErrShortBuffer
-	}
-	return b.kept.Write(p)
-}
-
-// tailBuffer keeps the end of what is written to it.
-type tailBuffer struct {
-	data  []byte
-	limit int
-}
-
-// Write implements io.Writer.
-func (b *tailBuffer) Write(p []byte) (int, error) {
-	b.data = append(b.data, p[max(0, len(p)-b.limit):]...)
-	if len(b.data) > 2*b.limit {
-		b.data = append(b.data[:0], b.data[len(b.data)-b.limit:]...)
-	}
-	return len(p), nil
-}
-
-// String is the tail as one printable line: what a process says about hostile content may hold terminal controls.
-func (b *tailBuffer) String() string {
-	tail := strings.ToValidUTF8(string(b.data[max(0, len(b.data)-b.limit):]), "")
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7f && r < 0xa0 {
-			return ' '
-		}
-		return r
-	}, tail))
+	return document, err
 }

@@ -2,20 +2,20 @@ package closure
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/plimsoll/plimsoll/internal/gitcmd"
+	"github.com/plimsoll/plimsoll/internal/isolated"
 	"github.com/plimsoll/plimsoll/internal/strictjson"
 )
 
@@ -26,11 +26,6 @@ const DefaultTimeout = 10 * time.Minute
 const (
 	MaxRequest = 64 << 20
 	MaxAnswer  = 256 << 20
-)
-
-const (
-	maxStderr = 4 << 10         // bytes of it that an error keeps
-	waitDelay = 5 * time.Second // for the pipes of a killed renderer
 )
 
 // Runner runs the executable plimsoll-render, one process for each request.
@@ -63,7 +58,7 @@ func (e *RunError) Error() string {
 func (e *RunError) Unwrap() error { return e.Err }
 
 // ErrTooLong is an answer or a request beyond its limit.
-var ErrTooLong = errors.New("longer than is allowed")
+var ErrTooLong = isolated.ErrTooLong
 
 // Run answers a request. The process gets no environment but its scratch folder, which is removed afterwards however it
 // ended. The error is a *RunError, or one about paths of the request.
@@ -167,88 +162,17 @@ func (r Runner) arguments(scratch string, git bool) ([]string, error) {
 }
 
 func (r Runner) run(ctx context.Context, scratch string, input []byte, git bool) ([]byte, error) {
-	timeout := r.Timeout
-	if timeout <= 0 {
-		timeout = DefaultTimeout
-	}
-	path, err := exec.LookPath(r.Path)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	var args []string
-	if err == nil {
-		args, err = r.arguments(scratch, git)
-	}
+	args, err := r.arguments(scratch, git)
 	if err != nil {
 		return nil, &RunError{Path: r.Path, ExitCode: -1, Err: err}
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done after %s: %w", timeout, context.DeadlineExceeded))
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Dir = scratch
-	// Nothing of the caller's environment: without PATH no library finds a program to run, without a proxy none finds one
-	// to ask, and no credential is within reach of a template.
-	cmd.Env = []string{"TMPDIR=" + scratch, "HOME=" + scratch}
-	cmd.Stdin = bytes.NewReader(input)
-	cmd.WaitDelay = waitDelay
-	stdout, stderr := limitBuffer{limit: MaxAnswer}, tailBuffer{limit: maxStderr}
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	ownGroup(cmd)
-	if err := cmd.Run(); err != nil {
-		failure := &RunError{Path: path, ExitCode: -1, Stderr: stderr.String(), Err: err}
-		if cmd.ProcessState != nil {
-			failure.ExitCode = cmd.ProcessState.ExitCode()
-		}
-		switch {
-		case stdout.exceeded:
-			failure.Err = fmt.Errorf("answer of more than %d bytes: %w", MaxAnswer, ErrTooLong)
-		case ctx.Err() != nil:
-			failure.Err = context.Cause(ctx)
-		}
-		return nil, failure
+	// In an empty environment no template finds a credential, and no library a program to run or a proxy to ask.
+	answer, err := isolated.Command{
+		Path: r.Path, Args: args, Dir: scratch, Input: input, MaxOutput: MaxAnswer, Timeout: cmp.Or(max(r.Timeout, 0), DefaultTimeout),
+	}.Run(ctx)
+	var failure *isolated.Error
+	if errors.As(err, &failure) {
+		return nil, &RunError{Path: failure.Path, ExitCode: failure.ExitCode, Stderr: failure.Stderr, Err: failure.Err}
 	}
-	return stdout.kept.Bytes(), nil
-}
-
-// limitBuffer keeps what fits and then refuses, upon which the process finds its pipe closed. The buffer is not embedded:
-// io.Copy would find methods of it that know no limit.
-type limitBuffer struct {
-	kept     bytes.Buffer
-	limit    int
-	exceeded bool
-}
-
-// Write implements io.Writer.
-func (b *limitBuffer) Write(p []byte) (int, error) {
-	if b.kept.Len()+len(p) > b.limit {
-		b.exceeded = true
-		return 0, io.ErrShortBuffer
-	}
-	return b.kept.Write(p)
-}
-
-// tailBuffer keeps the end of what is written to it.
-type tailBuffer struct {
-	data  []byte
-	limit int
-}
-
-// Write implements io.Writer.
-func (b *tailBuffer) Write(p []byte) (int, error) {
-	b.data = append(b.data, p[max(0, len(p)-b.limit):]...)
-	if len(b.data) > 2*b.limit {
-		b.data = append(b.data[:0], b.data[len(b.data)-b.limit:]...)
-	}
-	return len(p), nil
-}
-
-// String is the tail as one printable line: what a process says about hostile content may hold terminal controls.
-func (b *tailBuffer) String() string {
-	tail := strings.ToValidUTF8(string(b.data[max(0, len(b.data)-b.limit):]), "")
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7f && r < 0xa0 {
-			return ' '
-		}
-		return r
-	}, tail))
+	return answer, err
 }

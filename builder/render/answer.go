@@ -11,15 +11,15 @@ import (
 // conclude makes the answer of all reports.
 func (s *session) conclude() (*closure.Answer, error) {
 	a := &closure.Answer{Renderings: []closure.Rendering{}, References: []closure.Reference{}}
-	searched := make(map[string]bool)
+	searched := make(map[any]bool)
 	for _, r := range s.reports {
 		if s.unfilled(r.asker) && r.asker.File != "" {
 			continue // what asked for it is not what the site has
 		}
-		if r.result.ran && (r.result.engine != "manifests" || len(r.result.objects) > 0) {
+		if r.result.ran && (r.result.engine != "manifests" || r.result.count > 0) {
 			a.Renderings = append(a.Renderings, closure.Rendering{
 				Item: r.item, Revision: r.revision, Path: rooted(r.result.path), Engine: r.result.engine, Values: r.result.values, By: r.by,
-				Objects: len(r.result.objects),
+				Objects: r.result.count,
 			})
 		}
 		for _, ref := range r.result.refs {
@@ -47,20 +47,37 @@ func (s *session) conclude() (*closure.Answer, error) {
 }
 
 // search finds secrets in the files of a result that were not searched before.
-func (r report) search(searched map[string]bool) []closure.Secret {
+func (r report) search(searched map[any]bool) []closure.Secret {
+	type list struct {
+		files *textFile
+		of    owner
+	}
+	type file struct {
+		of   owner
+		name string
+	}
 	var found []closure.Secret
-	for _, f := range r.result.texts {
-		if f.item == "" {
-			f.item, f.revision = r.item, r.revision
-		}
-		id := f.item + "\x00" + f.revision + "\x00" + f.file
-		if searched[id] {
+	once := func(id any) bool {
+		before := searched[id]
+		searched[id] = true
+		return !before
+	}
+	for _, files := range r.result.texts {
+		if len(files) == 0 || !once(list{&files[0], owner{r.item, r.revision}}) {
 			continue
 		}
-		searched[id] = true
-		for _, secret := range f.search() {
-			secret.Place.Item, secret.Place.Revision = f.item, f.revision
-			found = append(found, secret)
+		for _, f := range files {
+			of := owner{f.item, f.revision}
+			if f.item == "" {
+				of = owner{r.item, r.revision}
+			}
+			if !once(file{of, f.file}) {
+				continue
+			}
+			for _, secret := range f.search() {
+				secret.Place.Item, secret.Place.Revision = of.item, of.revision
+				found = append(found, secret)
+			}
 		}
 	}
 	return found

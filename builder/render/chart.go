@@ -23,6 +23,7 @@ type chartFiles struct {
 	id       string // the same for the same content
 	missing  []*chart.Dependency
 	defaults map[string]stack // of its values, by the charts in it that are used
+	texts    []textFile       // all its files; filled by the first rendering
 
 	// Of dependencies that are not in charts/:
 	elsewhere map[string]string // where they come from, by name; with a slash before a folder of the repository

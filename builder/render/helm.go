@@ -94,7 +94,7 @@ func (j *helmJob) capabilities() (*chartutil.Capabilities, error) {
 	}
 	v, err := chartutil.ParseKubeVersion(version)
 	if err != nil {
-		return nil, fmt.Errorf("Kubernetes version %q: %w", version, err)
+		return nil, fmt.Errorf("version %q of Kubernetes: %w", version, err)
 	}
 	caps.KubeVersion = *v
 	caps.APIVersions = append(slices.Clip(caps.APIVersions), j.apiVersions...)
@@ -165,11 +165,14 @@ func (j *helmJob) run(l lease, fields imageFields) *result {
 
 // texts are the files that people wrote for the rendering. Of those, values are YAML, and templates are not yet.
 func (j *helmJob) texts(r *result) {
-	for _, f := range j.chart.chart.Raw {
-		r.texts = append(r.texts, textFile{file: j.chart.path(f.Name), data: f.Data, keys: path.Base(f.Name) == "values.yaml"})
+	if j.chart.texts == nil {
+		for _, f := range j.chart.chart.Raw {
+			j.chart.texts = append(j.chart.texts, textFile{file: j.chart.path(f.Name), data: f.Data, keys: path.Base(f.Name) == "values.yaml"})
+		}
 	}
+	r.texts = append(r.texts, j.chart.texts)
 	for _, v := range j.values {
-		r.texts = append(r.texts, textFile{v.source.item, v.source.revision, v.source.file, v.data, true})
+		r.texts = append(r.texts, []textFile{{v.source.item, v.source.revision, v.source.file, v.data, true}})
 	}
 }
 

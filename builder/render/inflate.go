@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/kustomize/api/types"
@@ -196,10 +197,13 @@ func (k *kustomizer) inflated(r *result, from owner) []byte {
 		s.Place = from.fill(s.Place)
 		k.r.secrets = append(k.r.secrets, s)
 	}
-	for _, f := range r.texts {
-		p := from.fill(closure.Place{Item: f.item, Revision: f.revision})
-		f.item, f.revision = p.Item, p.Revision
-		k.r.texts = append(k.r.texts, f)
+	for _, files := range r.texts {
+		owned := slices.Clone(files)
+		for i, f := range owned {
+			p := from.fill(closure.Place{Item: f.item, Revision: f.revision})
+			owned[i].item, owned[i].revision = p.Item, p.Revision
+		}
+		k.r.texts = append(k.r.texts, owned)
 	}
 	for _, ref := range r.refs {
 		k.charts[ref.Ref] = from.fill(ref.Place)

@@ -32,7 +32,7 @@ func newKustomLocator(k *kustomizer) *kustomLocator {
 				continue
 			}
 		}
-		k.r.texts = append(k.r.texts, textFile{read.mount.item, read.mount.revision, read.name, read.data, isYAML(read.name)})
+		k.r.texts = append(k.r.texts, []textFile{{read.mount.item, read.mount.revision, read.name, read.data, isYAML(read.name)}})
 		if !isYAML(read.name) {
 			l.docs = append(l.docs, locatedDoc{file: read})
 			continue

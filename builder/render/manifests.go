@@ -19,7 +19,7 @@ func manifestFile(t *tree, name string, fields imageFields) *result {
 		r.problem(here, "%v", pathless(err))
 		return r
 	}
-	r.texts = []textFile{{file: name, data: data, keys: true}}
+	r.texts = [][]textFile{{{file: name, data: data, keys: true}}}
 	docs, err := splitDocuments(data)
 	if err != nil {
 		r.problem(here, "%v", err)

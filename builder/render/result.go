@@ -3,6 +3,7 @@ package render
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/plimsoll/plimsoll/builder/closure"
@@ -15,11 +16,12 @@ type result struct {
 	path     string
 	at       closure.Place // of what has no better one
 	values   []string
-	objects  []object
+	objects  []object // after settle those that may mean something to Argo CD or Flux
+	count    int      // of all objects
 	refs     []closure.Reference
 	problems []closure.Problem
 	secrets  []closure.Secret
-	texts    []textFile
+	texts    [][]textFile
 	covers   []string // folders and files of the same tree that were rendered with it
 	ran      bool     // objects is what came out, even if it is nothing
 }
@@ -31,6 +33,17 @@ type object struct {
 
 func (r *result) problem(p closure.Place, format string, args ...any) {
 	r.problems = append(r.problems, closure.Problem{Reason: oneLine(fmt.Sprintf(format, args...)), Place: p})
+}
+
+// settle forgets the objects that nobody will ask for again. There may be thousands of renderings.
+func (r *result) settle() *result {
+	r.count = len(r.objects)
+	r.objects = slices.DeleteFunc(r.objects, func(o object) bool {
+		kind := o.value["kind"]
+		return classify(o.value) != classCustom && kind != "ConfigMap" && kind != "Secret" && !asksGitOps(o.value)
+	})
+	r.objects = slices.Clip(slices.Clone(r.objects))
+	return r
 }
 
 // oneLine makes the text of a library's error, which may quote hostile content, printable and short.

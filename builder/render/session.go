@@ -197,7 +197,7 @@ func (s *session) helm(what string, j *helmJob, post *kustomizeJob) (*result, er
 	if err != nil {
 		return nil, err
 	}
-	s.results[id] = r
+	s.results[id] = r.settle()
 	return r, nil
 }
 
@@ -219,7 +219,7 @@ func (s *session) kustomize(what string, j *kustomizeJob) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.results[id] = r
+	s.results[id] = r.settle()
 	return r, nil
 }
 
@@ -246,7 +246,7 @@ func (s *session) manifests(what string, t *tree, names []string, folder string)
 			if r, err = s.guarded(what, empty, func(lease) *result { return manifestFile(t, name, s.fields) }); err != nil {
 				return nil, err
 			}
-			s.results[id] = r
+			s.results[id] = r.settle()
 		}
 		all.add(r)
 	}
@@ -256,6 +256,7 @@ func (s *session) manifests(what string, t *tree, names []string, folder string)
 // add appends what another result found.
 func (r *result) add(o *result) {
 	r.objects = append(r.objects, o.objects...)
+	r.count += o.count
 	r.refs = append(r.refs, o.refs...)
 	r.problems = append(r.problems, o.problems...)
 	r.secrets = append(r.secrets, o.secrets...)

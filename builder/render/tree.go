@@ -112,12 +112,6 @@ func (t *tree) find(name string) (*node, error) {
 	return t.nodes[at], nil
 }
 
-// isDir reports whether a path is a folder.
-func (t *tree) isDir(name string) bool {
-	n, err := t.find(name)
-	return err == nil && n.mode.IsDir()
-}
-
 // isFile reports whether a path is a file.
 func (t *tree) isFile(name string) bool {
 	n, err := t.find(name)

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package sbom
+package isolated
 
 import "os/exec"
 

@@ -1,8 +1,0 @@
-//go:build !unix
-
-package closure
-
-import "os/exec"
-
-// ownGroup leaves it at killing the process itself; it starts no others.
-func ownGroup(*exec.Cmd) {}
