@@ -4,30 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/plimsoll/plimsoll/builder/chartpack"
 	"github.com/plimsoll/plimsoll/builder/origin"
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/internal/strictjson"
-)
-
-// Limits of a list of tags.
-const (
-	maxTags     = 50_000
-	maxTagPages = 1000
-	maxTagPage  = 8 << 20 // bytes
 )
 
 // legacyArchive is the media type that Helm wrote before 3.7 and still reads.
@@ -131,86 +119,23 @@ func once(ctx context.Context, repo *origin.Repository, layer ocispec.Descriptor
 
 // tags lists the versions that a repository has tags of. Like Helm it takes only tags that are semantic versions in full.
 func (c *Client) tags(ctx context.Context, repo name.Repository) ([]*version, error) {
-	registries := c.registries()
-	place, err := mirror(registries, repo)
+	r, err := c.registries().Repository(ctx, repo.Tag("latest")) // any reference stands for its repository
 	if err != nil {
 		return nil, err
 	}
-	keychain, base, userAgent := c.settings()
-	puller, err := remote.NewPuller(remote.WithAuthFromKeychain(keychain), remote.WithUserAgent(userAgent),
-		remote.WithTransport(&bounded{base: base, limit: maxTagPage}))
+	tags, err := r.Tags(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = errors.Join(&NotFoundError{}, err)
+	}
 	if err != nil {
 		return nil, err
-	}
-	lister, err := puller.Lister(ctx, place)
-	if err != nil {
-		return nil, tagsError(repo, err)
 	}
 	var versions []*version
-	for pages := 0; lister.HasNext(); pages++ {
-		page, err := lister.Next(ctx)
-		if err != nil {
-			return nil, tagsError(repo, err)
-		}
-		if pages >= maxTagPages || len(versions)+len(page.Tags) > maxTags {
-			return nil, fmt.Errorf("tags of %s: more than %d, or more than %d pages", repo, maxTags, maxTagPages)
-		}
-		for _, t := range page.Tags {
-			text := strings.ReplaceAll(t, "_", "+")
-			if parsed, err := semver.StrictNewVersion(text); err == nil {
-				versions = append(versions, &version{text: text, parsed: parsed})
-			}
+	for _, t := range tags {
+		text := strings.ReplaceAll(t, "_", "+")
+		if parsed, err := semver.StrictNewVersion(text); err == nil {
+			versions = append(versions, &version{text: text, parsed: parsed})
 		}
 	}
 	return versions, nil
-}
-
-func tagsError(repo name.Repository, err error) error {
-	var answer *transport.Error
-	if errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound {
-		return fmt.Errorf("tags of %s: %w", repo, errors.Join(&NotFoundError{}, fs.ErrNotExist))
-	}
-	return fmt.Errorf("tags of %s: %w", repo, err)
-}
-
-// mirror is where origin.Registries asks for a repository.
-func mirror(rs *origin.Registries, repo name.Repository) (name.Repository, error) {
-	host := repo.RegistryStr()
-	if host == name.DefaultRegistry {
-		host = "docker.io"
-	}
-	address, ok := rs.Mirrors[host]
-	if !ok {
-		if slices.Contains(rs.PlainHTTP, repo.RegistryStr()) {
-			return name.NewRepository(repo.Name(), name.Insecure)
-		}
-		return repo, nil
-	}
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return repo, fmt.Errorf("mirror of %s: %q: want http://host[:port][/prefix] or https://…", host, address)
-	}
-	var opts []name.Option
-	if u.Scheme == "http" {
-		opts = append(opts, name.Insecure)
-	}
-	return name.NewRepository(u.Host+"/"+strings.Trim(u.Path+"/"+repo.RepositoryStr(), "/"), opts...)
-}
-
-// bounded cuts off answers that have no end.
-type bounded struct {
-	base  http.RoundTripper
-	limit int64
-}
-
-func (b *bounded) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := b.base.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(resp.Body, b.limit), resp.Body}
-	return resp, nil
 }

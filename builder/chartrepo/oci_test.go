@@ -196,16 +196,20 @@ func TestManyTags(t *testing.T) {
 	}
 }
 
-// TestEndlessTags: pages without end, and a page without end.
+// TestEndlessTags: pages without end, the same page again and again, and a page without end.
 func TestEndlessTags(t *testing.T) {
-	for name, want := range map[string]string{"pages": "more than 50000, or more than 1000 pages", "page": "unexpected EOF"} {
+	pages := 0
+	for name, want := range map[string]string{"pages": "more than 1000 pages", "circle": "go round in a circle", "page": "more than 4194304 bytes"} {
 		address := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if !strings.HasSuffix(r.URL.Path, "/tags/list") {
 				w.WriteHeader(http.StatusOK)
 				return
 			}
-			if name == "pages" {
-				w.Header().Set("Link", "<"+r.URL.Path+"?last=1.0.0>; rel=\"next\"")
+			if name != "page" {
+				if name == "pages" {
+					pages++
+				}
+				w.Header().Set("Link", fmt.Sprintf("<%s?last=%d>; rel=\"next\"", r.URL.Path, pages))
 				_, _ = io.WriteString(w, `{"name":"charts/robot","tags":["1.0.0"]}`)
 				return
 			}

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"net/url"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -65,44 +63,13 @@ func (l *referrers) addIndex(desc ocispec.Descriptor, raw []byte) error {
 	return nil
 }
 
-// listReferrers asks the API, page by page. A registry without it is none that fails.
+// listReferrers asks the API. A registry without it is none that fails.
 func (r *Repository) listReferrers(ctx context.Context, list *referrers) error {
-	page := r.url("referrers", list.subject.String())
-	seen := make(map[string]bool)
-	for n := 0; page != nil; n++ {
-		if n == maxListingPages {
-			return fmt.Errorf("more than %d pages", maxListingPages)
-		}
-		if seen[page.String()] {
-			return errors.New("the pages of the list go round in a circle")
-		}
-		seen[page.String()] = true
-		resp, err := r.get(ctx, page, ocispec.MediaTypeImageIndex, 0)
-		if err != nil {
-			return err
-		}
-		switch resp.StatusCode {
-		case http.StatusOK:
-		case http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
-			if n == 0 {
-				return resp.Body.Close()
-			}
-			return r.unexpected(resp, list.subject.String())
-		default:
-			return r.unexpected(resp, list.subject.String())
-		}
-		raw, err := readDocument(resp)
-		if err != nil {
-			return err
-		}
-		if err := list.addPage(resp, raw); err != nil {
-			return err
-		}
-		if page, err = r.nextPage(page, resp.Header.Values("Link")); err != nil {
-			return err
-		}
+	err := r.pages(ctx, r.url("referrers", list.subject.String()), ocispec.MediaTypeImageIndex, maxListingPages, list.addPage)
+	if errors.Is(err, errNoList) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 func (l *referrers) addPage(resp *http.Response, raw []byte) error {
@@ -116,66 +83,4 @@ func (l *referrers) addPage(resp *http.Response, raw []byte) error {
 		return fmt.Errorf("the registry left some out by the filter %q, all were asked for", visible(filters, maxErrorDetail))
 	}
 	return l.addIndex(ocispec.Descriptor{MediaType: mediaType}, raw)
-}
-
-// nextPage gives the address of the page that follows, or nil. It must be on the same registry: the next request carries
-// credentials.
-func (r *Repository) nextPage(page *url.URL, links []string) (*url.URL, error) {
-	target, err := nextLink(links)
-	if err != nil || target == "" {
-		return nil, err
-	}
-	u, err := page.Parse(target)
-	if err != nil {
-		return nil, fmt.Errorf("next page: %w", tidy(err))
-	}
-	if u.Host != page.Host || u.User != nil || !strings.HasPrefix(u.Path, "/v2/") {
-		return nil, fmt.Errorf("next page: %q, want one of %s/v2/", visible(target, maxErrorDetail), page.Host)
-	}
-	return &url.URL{Scheme: page.Scheme, Host: page.Host, Path: u.Path, RawQuery: u.RawQuery}, nil
-}
-
-// nextLink finds <target>; rel="next" (RFC 8288, 3), or "".
-func nextLink(links []string) (string, error) {
-	var next string
-	for _, rest := range links {
-		for rest = strings.TrimSpace(rest); rest != ""; {
-			target, params, ok := strings.Cut(strings.TrimPrefix(rest, "<"), ">")
-			if !ok || rest[0] != '<' {
-				return "", fmt.Errorf("header Link: %q, want <address>; rel=\"next\"", visible(rest, maxErrorDetail))
-			}
-			var relation string
-			relation, rest = linkRelation(params)
-			if relation != "next" {
-				continue
-			}
-			if next != "" && next != target {
-				return "", errors.New("header Link: two next pages")
-			}
-			next = target
-		}
-	}
-	return next, nil
-}
-
-// linkRelation reads the parameters behind a target and gives rel and what is left behind the comma.
-func linkRelation(params string) (relation, rest string) {
-	quoted := false
-	end := len(params)
-	for i := range len(params) {
-		if params[i] == '"' {
-			quoted = !quoted
-		}
-		if params[i] == ',' && !quoted {
-			end, rest = i, strings.TrimLeft(params[i+1:], ", \t")
-			break
-		}
-	}
-	for _, p := range strings.Split(params[:end], ";") {
-		key, value, _ := strings.Cut(strings.TrimSpace(p), "=")
-		if strings.EqualFold(strings.TrimSpace(key), "rel") && relation == "" {
-			relation = strings.ToLower(strings.Trim(strings.TrimSpace(value), `"`))
-		}
-	}
-	return relation, rest
 }

@@ -133,6 +133,10 @@ func (rs *Registries) newWay() http.RoundTripper {
 	}}
 }
 
+// CertsTransport is a way to any web server with the certificates in dirs, as CertsDirs has them, and the environment's
+// proxies.
+func CertsTransport(dirs []string) http.RoundTripper { return &hosts{base: newTransport(), dirs: dirs} }
+
 func (rs *Registries) mirrored(repo name.Repository) (name.Repository, error) {
 	host := repo.RegistryStr()
 	if host == name.DefaultRegistry {

@@ -2,7 +2,6 @@ package render
 
 import (
 	"fmt"
-	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -69,5 +68,3 @@ func anyPath(pattern, name string) bool {
 	flat := strings.NewReplacer("/", "\x01", "**", "*")
 	return doublestar.MatchUnvalidated(flat.Replace(pattern), flat.Replace(name))
 }
-
-var _ fs.ReadFileFS = (*tree)(nil)

@@ -185,7 +185,7 @@ func (rs repositories) Tree(url, rev string) (gitops.Tree, error) {
 	if err != nil {
 		return gitops.Tree{}, err
 	}
-	return gitops.Tree{FS: r.tree, Item: r.repo.Item, Revision: r.name}, nil
+	return gitops.Tree{FS: strictTree{r.tree}, Item: r.repo.Item, Revision: r.name}, nil
 }
 
 func (rs repositories) close() error {

@@ -18,8 +18,8 @@ import (
 // errTooBig is a file that is there and not read.
 var errTooBig = fmt.Errorf("more than %d bytes", maxFile)
 
-// tree is the files of one revision. Names are in memory, bytes are read when they are asked for. It is an fs.FS whose
-// symbolic links are followed inside of it only.
+// tree is the files of one revision. Names are in memory, bytes are read when they are asked for.
+// Symbolic links are followed inside of it only.
 type tree struct {
 	id      string           // the same for the same content
 	nodes   map[string]*node // by path; "." is the root
@@ -118,7 +118,7 @@ func (t *tree) isFile(name string) bool {
 	return err == nil && n.mode.IsRegular()
 }
 
-// ReadFile implements fs.ReadFileFS. The bytes are shared: nobody changes them.
+// ReadFile gives the content of a file. The bytes are shared: nobody changes them.
 func (t *tree) ReadFile(name string) ([]byte, error) {
 	n, err := t.find(name)
 	if err == nil && !n.mode.IsRegular() {
@@ -134,7 +134,7 @@ func (t *tree) ReadFile(name string) ([]byte, error) {
 	return data, nil
 }
 
-// ReadDir implements fs.ReadDirFS.
+// ReadDir gives what is in a folder, by name.
 func (t *tree) ReadDir(name string) ([]fs.DirEntry, error) {
 	n, err := t.find(name)
 	if err == nil && !n.mode.IsDir() {
@@ -150,7 +150,7 @@ func (t *tree) ReadDir(name string) ([]fs.DirEntry, error) {
 	return entries, nil
 }
 
-// Stat implements fs.StatFS.
+// Stat describes what a path leads to.
 func (t *tree) Stat(name string) (fs.FileInfo, error) {
 	n, err := t.find(name)
 	if err != nil {
@@ -159,11 +159,8 @@ func (t *tree) Stat(name string) (fs.FileInfo, error) {
 	return treeInfo{t, n, path.Base(name)}, nil
 }
 
-// Open implements fs.FS.
+// Open gives a file or a folder.
 func (t *tree) Open(name string) (fs.File, error) {
-	if !fs.ValidPath(name) {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
-	}
 	n, err := t.find(name)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
@@ -203,6 +200,31 @@ func (t *tree) digest(dir string) string {
 	}
 	t.digests[dir] = hex.EncodeToString(h.Sum(nil))
 	return t.digests[dir]
+}
+
+// strictTree is a tree for others: an fs.FS that takes no other paths than io/fs allows.
+type strictTree struct{ tree *tree }
+
+func strictly[T any](op, name string, do func(string) (T, error)) (T, error) {
+	if !fs.ValidPath(name) {
+		var none T
+		return none, &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+	}
+	return do(name)
+}
+
+func (s strictTree) Open(name string) (fs.File, error) { return strictly("open", name, s.tree.Open) }
+func (s strictTree) Stat(name string) (fs.FileInfo, error) {
+	return strictly("stat", name, s.tree.Stat)
+}
+func (s strictTree) ReadFile(name string) ([]byte, error) {
+	return strictly("read", name, func(name string) ([]byte, error) {
+		data, err := s.tree.ReadFile(name)
+		return bytes.Clone(data), err
+	})
+}
+func (s strictTree) ReadDir(name string) ([]fs.DirEntry, error) {
+	return strictly("readdir", name, s.tree.ReadDir)
 }
 
 type treeInfo struct {

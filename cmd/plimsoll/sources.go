@@ -60,7 +60,7 @@ func (f *sourceFlags) options(file string, data []byte) (builder.Options, error)
 	if len(f.certsDirs) == 0 {
 		o.Registries.CertsDirs = defaultCertsDirs()
 	}
-	o.Charts = &chartrepo.Client{Registries: o.Registries, Mirrors: mirrors, UserAgent: o.Registries.UserAgent}
+	o.Charts = &chartrepo.Client{Registries: o.Registries, Mirrors: mirrors, Transport: origin.CertsTransport(o.Registries.CertsDirs), UserAgent: o.Registries.UserAgent}
 	return o, nil
 }
 
