@@ -90,6 +90,9 @@ func (r *repository) at(name, commit string) (*revision, error) {
 	if r.folder != nil {
 		return &revision{r, "", r.folder}, nil
 	}
+	if !commitPattern.MatchString(commit) { // a line feed in it would be another request to git
+		return nil, fmt.Errorf("%q is no commit", commit)
+	}
 	id, err := r.objects.commitTree(commit)
 	if err != nil {
 		return nil, err

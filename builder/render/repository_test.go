@@ -59,6 +59,9 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%q: %v, %v, want %s", rev, got, err, want)
 		}
 	}
+	if _, err := repo.at("x", commits[0]+"\nHEAD"); err == nil {
+		t.Error("a commit of two lines was read")
+	}
 	if _, err := rs.Tree("https://github.com/acme/other", ""); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("another repository: %v", err)
 	}
