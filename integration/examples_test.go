@@ -12,7 +12,7 @@ import (
 	"github.com/plimsoll/plimsoll/bundle"
 )
 
-// exampleNames are the folders that hold a bundle.yaml, with what the completeness proof must find in each.
+// exampleNeeds are the folders of examples/ that hold a bundle.yaml, with what the completeness proof must find in each.
 var exampleNeeds = map[string][]string{
 	"robot-stack": {
 		"image ghcr.io/acme/camera-calibration:v2.1.0",
