@@ -7,8 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -59,13 +61,24 @@ func TestBenchBuild(t *testing.T) {
 	}
 	t.Cleanup(func() { syscall.Unmount(scratch, 0) }) //nolint:errcheck // it was mounted
 
-	floor := measureFloor(t, paths...)
 	out := filepath.Join(dir, "out")
-	rss, cpu := timed(t, f, "plimsoll", "build", "-f", spec, "-o", out, "--registry-mirror", "ghcr.io=http://"+f.upstream, "--tmpdir", scratch,
-		"--no-sbom", "--sign", f.path("keys", "release.key"), "--attest", f.path("keys", "attest.key"))
-	size := folderSize(t, out)
-	ratio := cpu.Seconds() / floor.Seconds()
-	t.Logf("build of %d bytes: %.2f CPU-s = %.2f x floor, %.1f MiB RSS", size, cpu.Seconds(), ratio, float64(rss)/(1<<20))
+	var rss, size int64
+	var floors, builds []time.Duration
+	copyAndHash(t, paths) // warm
+	for range 3 {
+		floors = append(floors, measureFloor(t, paths...))
+		resident, cpu := timed(t, f, "plimsoll", "build", "-f", spec, "-o", out, "--registry-mirror", "ghcr.io=http://"+f.upstream, "--tmpdir", scratch,
+			"--no-sbom", "--sign", f.path("keys", "release.key"), "--attest", f.path("keys", "attest.key"))
+		rss, size = max(rss, resident), folderSize(t, out)
+		builds = append(builds, cpu)
+		t.Logf("build of %d bytes: %.2f CPU-s, %.1f MiB RSS", size, cpu.Seconds(), float64(resident)/(1<<20))
+		if err := os.RemoveAll(out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The least disturbed run of each.
+	ratio := slices.Min(builds).Seconds() / slices.Min(floors).Seconds()
+	t.Logf("ratio: %.2f x floor, proof and signatures included", ratio)
 	if ratio > maxBuild {
 		t.Errorf("%.2f x floor, the bar is %.1f", ratio, maxBuild)
 	}
