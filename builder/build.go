@@ -79,7 +79,10 @@ type IncompleteError struct {
 }
 
 func (e *IncompleteError) Error() string {
-	return fmt.Sprintf("the bundle is incomplete: %d things that the site will need are not in it", len(e.Verdict.Gaps))
+	if n := len(e.Verdict.Gaps); n != 1 {
+		return fmt.Sprintf("the bundle is incomplete: %d things that the site will need are not in it", n)
+	}
+	return "the bundle is incomplete: something that the site will need is not in it: " + e.Verdict.Gaps[0].Display()
 }
 
 // Build resolves everything that the spec names into sink and commits it there.

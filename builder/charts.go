@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/plimsoll/plimsoll/builder/chartpack"
+	"github.com/plimsoll/plimsoll/builder/pins"
 	"github.com/plimsoll/plimsoll/builder/spec"
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/internal/progress"
@@ -78,7 +79,7 @@ func (a *assembly) addClassicChart(ctx context.Context, c spec.Chart) error {
 		return err
 	}
 	if want != "" && fetched.Digest != want {
-		return &bundle.DamagedError{Item: source, Descriptor: ocispec.Descriptor{Digest: want}, Digest: fetched.Digest}
+		return &pins.ChangedError{Source: source, Want: want, Got: fetched.Digest}
 	}
 	chart, err := fetched.Chart(e)
 	if err != nil {

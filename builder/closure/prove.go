@@ -200,5 +200,5 @@ func (o Options) satisfy(g *Gap) (item, suggestion string) {
 	case KindGit:
 		return o.git(g)
 	}
-	return "", fmt.Sprintf("%s; repair it, or list %s under closure.allowExternal with a reason", g.Reason, g.Ref)
+	return "", fmt.Sprintf("repair it, or list %s under closure.allowExternal with a reason", g.Ref)
 }

@@ -56,6 +56,16 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("%s %s is not in bundle.lock.json", e.Kind, e.Source)
 }
 
+// ChangedError says that a source has other bytes under the name that was pinned.
+type ChangedError struct {
+	Source    string
+	Want, Got digest.Digest
+}
+
+func (e *ChangedError) Error() string {
+	return fmt.Sprintf("%s is %s now, pinned is %s", e.Source, e.Got, e.Want)
+}
+
 // Find gives the pin of a source; place is "" for all but Git repositories.
 func (p *Pins) Find(kind bundle.Kind, source, place string) (Pin, error) {
 	for _, pin := range p.Items {

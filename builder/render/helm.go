@@ -182,7 +182,8 @@ type helmLocator struct {
 	used     *chart.Chart // as it was after its conditions
 	stack    stack
 	rendered map[string]string
-	known    map[string]spot // by image
+	below    map[string]stack   // by the prefix of a chart in the chart
+	known    map[[2]string]spot // by that prefix and image
 }
 
 // documents reads what one template made.
@@ -267,13 +268,15 @@ func (l *helmLocator) literal(text string, template []byte) bool {
 // place finds the values file, else the template, in which an image was chosen.
 func (l *helmLocator) place(n need, place closure.Place, template string, data []byte) closure.Place {
 	place.Field = n.field.String()
-	found, ok := l.known[n.ref]
+	prefix := valuesPrefix(template)
+	key := [2]string{prefix, n.ref}
+	found, ok := l.known[key]
 	if !ok {
-		found, _ = l.stack.locate(n.ref)
 		if l.known == nil {
-			l.known = make(map[string]spot)
+			l.known, l.below = make(map[[2]string]spot), make(map[string]stack)
 		}
-		l.known[n.ref] = found
+		found = l.locate(prefix, n.ref)
+		l.known[key] = found
 	}
 	if found.source != nil {
 		place.Item, place.Revision, place.File, place.Line = found.source.item, found.source.revision, found.source.file, found.line
@@ -281,6 +284,31 @@ func (l *helmLocator) place(n need, place closure.Place, template string, data [
 	}
 	place.Line = templateLine(data, l.rendered[template], n)
 	return place
+}
+
+// locate looks first at what the template's own chart sees: the chart around it may have an equal value of its own.
+func (l *helmLocator) locate(prefix, ref string) spot {
+	if prefix != "" {
+		if _, ok := l.below[prefix]; !ok {
+			l.below[prefix] = l.stack.below(prefix)
+		}
+		if found, ok := l.below[prefix].locate(ref); ok {
+			return found
+		}
+	}
+	found, _ := l.stack.locate(ref)
+	return found
+}
+
+// valuesPrefix is where the values of a template's chart stand among those of the chart around it: a.b. for
+// chart/charts/a/charts/b/templates/x.yaml.
+func valuesPrefix(template string) string {
+	parts := strings.Split(template, "/")
+	prefix := ""
+	for i := 1; i+1 < len(parts) && parts[i] == "charts"; i += 2 {
+		prefix += parts[i+1] + "."
+	}
+	return prefix
 }
 
 // templateLine finds an image in the text of a template: its reference, its repository, or the field that it is the

@@ -114,6 +114,21 @@ func (st stack) effective(at string) (scalar, int) {
 	return scalar{}, -1
 }
 
+// below gives of all sources what a chart in the chart sees: its own values, and the global ones.
+func (st stack) below(prefix string) stack {
+	out := make(stack, 0, len(st))
+	for _, s := range st {
+		part := &source{item: s.item, revision: s.revision, file: s.file, byPath: make(map[string]int)}
+		for _, sc := range s.scalars {
+			if at := sc.parent + sc.key; strings.HasPrefix(at, prefix) || strings.HasPrefix(at, "global.") {
+				part.put(sc)
+			}
+		}
+		out = append(out, part)
+	}
+	return out
+}
+
 // spot is a line of a source.
 type spot struct {
 	source *source

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/plimsoll/plimsoll/builder"
+	"github.com/plimsoll/plimsoll/builder/chartpack"
+	"github.com/plimsoll/plimsoll/builder/gitpack"
 	"github.com/plimsoll/plimsoll/builder/pins"
 	"github.com/plimsoll/plimsoll/builder/spec"
 	"github.com/plimsoll/plimsoll/cmd/internal/cli"
@@ -44,9 +46,14 @@ func explain(err error) (code int, hint string, ok bool) {
 	var noTime *builder.NoTimeError
 	var incomplete *builder.IncompleteError
 	var unpinned *pins.MissingError
+	var changed *pins.ChangedError
+	var vendored *chartpack.PinError
+	var gone *gitpack.GoneError
 	switch {
 	case errors.As(err, &incomplete):
 		return cli.ExitIncomplete, "add what is missing to bundle.yaml ('--add-missing' prints it), or allow it under closure.allowExternal with a reason", true
+	case errors.As(err, &changed), errors.As(err, &vendored), errors.As(err, &gone):
+		return cli.ExitFailed, "the source no longer has what was pinned; 'plimsoll lock --update' takes what it has now, and says what that is", true
 	case errors.As(err, &unpinned):
 		return cli.ExitUsage, "run 'plimsoll lock' and commit bundle.lock.json", true
 	case errors.As(err, &list):
