@@ -6,6 +6,11 @@
 // compares the answer with the items of the bundle.
 package closure
 
+import (
+	"cmp"
+	"slices"
+)
+
 // Request is what plimsoll-render reads, as one JSON document on its standard input.
 type Request struct {
 	Repositories []Repository `json:"repositories,omitempty"`
@@ -98,6 +103,19 @@ type Place struct {
 	Field    string   `json:"field,omitempty"`    // spec.template.spec.initContainers[0].image
 	Values   []string `json:"values,omitempty"`   // the values files of the rendering
 	By       string   `json:"by,omitempty"`       // the object that asked for the rendering: Application argocd/robot-001
+}
+
+// Compare orders places by where a person would look for them.
+func (p Place) Compare(q Place) int {
+	return cmp.Or(cmp.Compare(p.Item, q.Item), cmp.Compare(p.Revision, q.Revision), cmp.Compare(p.File, q.File),
+		cmp.Compare(p.Line, q.Line), cmp.Compare(p.Object, q.Object), cmp.Compare(p.Field, q.Field),
+		slices.Compare(p.Values, q.Values), cmp.Compare(p.By, q.By))
+}
+
+// SortPlaces sorts in place and drops repetitions.
+func SortPlaces(places []Place) []Place {
+	slices.SortFunc(places, Place.Compare)
+	return slices.CompactFunc(places, func(a, b Place) bool { return a.Compare(b) == 0 })
 }
 
 // Problem is something that could not be rendered: what it needs is not proved.

@@ -127,8 +127,7 @@ func gather(a *Answer) []Gap {
 	}
 	list := make([]Gap, 0, len(needs))
 	for _, n := range needs {
-		slices.SortFunc(n.Places, comparePlaces)
-		n.Places = slices.CompactFunc(n.Places, func(a, b Place) bool { return comparePlaces(a, b) == 0 })
+		n.Places = SortPlaces(n.Places)
 		list = append(list, *n)
 	}
 	slices.SortFunc(list, func(a, b Gap) int {
@@ -136,12 +135,6 @@ func gather(a *Answer) []Gap {
 			cmp.Compare(a.Version, b.Version), cmp.Compare(a.Reason, b.Reason))
 	})
 	return list
-}
-
-func comparePlaces(a, b Place) int {
-	return cmp.Or(cmp.Compare(a.Item, b.Item), cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.File, b.File),
-		cmp.Compare(a.Line, b.Line), cmp.Compare(a.Object, b.Object), cmp.Compare(a.Field, b.Field),
-		slices.Compare(a.Values, b.Values), cmp.Compare(a.By, b.By))
 }
 
 func lockPlaces(places []Place) []bundle.Place {

@@ -39,23 +39,7 @@ type Runner struct {
 }
 
 // RunError says that the renderer gave no answer.
-type RunError struct {
-	Path     string // of the executable
-	ExitCode int    // -1 when it did not start or was killed
-	Stderr   string // the end of what it said
-	Err      error
-}
-
-func (e *RunError) Error() string {
-	text := fmt.Sprintf("render: %s: %v", filepath.Base(e.Path), e.Err)
-	if e.Stderr != "" {
-		text += ": " + e.Stderr
-	}
-	return text
-}
-
-// Unwrap gives what ended the process.
-func (e *RunError) Unwrap() error { return e.Err }
+type RunError = isolated.Error
 
 // ErrTooLong is an answer or a request beyond its limit.
 var ErrTooLong = isolated.ErrTooLong
@@ -170,9 +154,8 @@ func (r Runner) run(ctx context.Context, scratch string, input []byte, git bool)
 	answer, err := isolated.Command{
 		Path: r.Path, Args: args, Dir: scratch, Input: input, MaxOutput: MaxAnswer, Timeout: cmp.Or(max(r.Timeout, 0), DefaultTimeout),
 	}.Run(ctx)
-	var failure *isolated.Error
-	if errors.As(err, &failure) {
-		return nil, &RunError{Path: failure.Path, ExitCode: failure.ExitCode, Stderr: failure.Stderr, Err: failure.Err}
+	if err != nil {
+		return nil, fmt.Errorf("render: %w", err)
 	}
-	return answer, err
+	return answer, nil
 }

@@ -72,20 +72,13 @@ func arrange(all []Finding) []Finding {
 		list[i].Suggestion = cmp.Or(list[i].Suggestion, f.Suggestion)
 	}
 	for i := range list {
-		slices.SortFunc(list[i].Places, comparePlaces)
-		list[i].Places = slices.CompactFunc(list[i].Places, func(a, b closure.Place) bool { return comparePlaces(a, b) == 0 })
+		list[i].Places = closure.SortPlaces(list[i].Places)
 	}
 	slices.SortStableFunc(list, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(slices.Index(levels, a.Level), slices.Index(levels, b.Level)), cmp.Compare(a.Rule, b.Rule),
 			cmp.Compare(a.Ref, b.Ref), cmp.Compare(a.Message, b.Message))
 	})
 	return list
-}
-
-func comparePlaces(a, b closure.Place) int {
-	return cmp.Or(cmp.Compare(a.Item, b.Item), cmp.Compare(a.Revision, b.Revision), cmp.Compare(a.File, b.File),
-		cmp.Compare(a.Line, b.Line), cmp.Compare(a.Object, b.Object), cmp.Compare(a.Field, b.Field),
-		slices.Compare(a.Values, b.Values), cmp.Compare(a.By, b.By))
 }
 
 // clean bounds a text and leaves nothing in it that a terminal would act on, that would end a line, or that would turn

@@ -98,13 +98,13 @@ func sortAnswer(a *closure.Answer) {
 	})
 	sortUnique(&a.References, func(x, y closure.Reference) int {
 		return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Ref, y.Ref), cmp.Compare(x.Chart, y.Chart),
-			cmp.Compare(x.Version, y.Version), comparePlaces(x.Place, y.Place))
+			cmp.Compare(x.Version, y.Version), x.Place.Compare(y.Place))
 	})
 	sortUnique(&a.Problems, func(x, y closure.Problem) int {
-		return cmp.Or(comparePlaces(x.Place, y.Place), cmp.Compare(x.Reason, y.Reason))
+		return cmp.Or(x.Place.Compare(y.Place), cmp.Compare(x.Reason, y.Reason))
 	})
 	sortUnique(&a.Secrets, func(x, y closure.Secret) int {
-		return cmp.Or(comparePlaces(x.Place, y.Place), cmp.Compare(x.What, y.What))
+		return cmp.Or(x.Place.Compare(y.Place), cmp.Compare(x.What, y.What))
 	})
 	if len(a.Secrets) > maxSecrets {
 		a.Secrets = a.Secrets[:maxSecrets]
@@ -114,10 +114,4 @@ func sortAnswer(a *closure.Answer) {
 func sortUnique[T any](list *[]T, compare func(x, y T) int) {
 	slices.SortFunc(*list, compare)
 	*list = slices.CompactFunc(*list, func(x, y T) bool { return compare(x, y) == 0 })
-}
-
-func comparePlaces(x, y closure.Place) int {
-	return cmp.Or(cmp.Compare(x.Item, y.Item), cmp.Compare(x.Revision, y.Revision), cmp.Compare(x.File, y.File),
-		cmp.Compare(x.Line, y.Line), cmp.Compare(x.Object, y.Object), cmp.Compare(x.Field, y.Field),
-		slices.Compare(x.Values, y.Values), cmp.Compare(x.By, y.By))
 }
