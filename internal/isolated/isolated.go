@@ -1,5 +1,5 @@
-// Package isolated runs one of Plimsoll's own programs on content of strangers: as a process without an environment, with
-// bounded output and time, killed together with all that it started.
+// Package isolated runs one of Plimsoll's own programs on content of strangers: as a process without an environment and, where
+// the system lets it, without a network, with bounded output and time, killed together with all that it started.
 package isolated
 
 import (
@@ -62,17 +62,23 @@ func (c Command) Run(ctx context.Context) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("not done after %s: %w", c.Timeout, context.DeadlineExceeded))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path, c.Args...)
-	cmd.Dir = c.Dir
-	// Nothing of the caller's environment: without PATH no library finds a program to run, without a proxy none finds one
-	// to ask, and no credential and no folder of a user's caches is within reach of what parses hostile content.
-	cmd.Env = []string{"TMPDIR=" + c.Dir, "HOME=" + c.Dir}
-	cmd.Stdin = bytes.NewReader(c.Input)
-	cmd.WaitDelay = waitDelay
 	stdout, stderr := limitBuffer{limit: c.MaxOutput}, tailBuffer{limit: maxStderr}
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	ownGroup(cmd)
-	if err := cmd.Run(); err != nil {
+	cmd, err := start(func() *exec.Cmd {
+		cmd := exec.CommandContext(ctx, path, c.Args...)
+		cmd.Dir = c.Dir
+		// Nothing of the caller's environment: without PATH no library finds a program to run, without a proxy none finds
+		// one to ask, and no credential and no folder of a user's caches is within reach of what parses hostile content.
+		cmd.Env = []string{"TMPDIR=" + c.Dir, "HOME=" + c.Dir}
+		cmd.Stdin = bytes.NewReader(c.Input)
+		cmd.WaitDelay = waitDelay
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		ownGroup(cmd)
+		return cmd
+	})
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
 		failure := &Error{Path: path, ExitCode: -1, Stderr: stderr.String(), Err: err}
 		if cmd.ProcessState != nil {
 			failure.ExitCode = cmd.ProcessState.ExitCode()
