@@ -138,6 +138,7 @@ func (f *buildFlags) options() (builder.Options, error) {
 	if err != nil {
 		return o, err
 	}
+	o.Workers = f.road.jobs
 	if f.locked {
 		o.Pins, err = readPins(pinsFile(f.file))
 		if errors.Is(err, fs.ErrNotExist) {
