@@ -64,8 +64,7 @@ func TestBenchBuild(t *testing.T) {
 	out := filepath.Join(dir, "out")
 	var rss, size int64
 	var floors, builds []time.Duration
-	copyAndHash(t, paths) // warm
-	for range 3 {
+	for range 5 {
 		floors = append(floors, measureFloor(t, paths...))
 		resident, cpu := timed(t, f, "plimsoll", "build", "-f", spec, "-o", out, "--registry-mirror", "ghcr.io=http://"+f.upstream, "--tmpdir", scratch,
 			"--no-sbom", "--sign", f.path("keys", "release.key"), "--attest", f.path("keys", "attest.key"))
@@ -76,9 +75,10 @@ func TestBenchBuild(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The least disturbed run of each.
-	ratio := slices.Min(builds).Seconds() / slices.Min(floors).Seconds()
-	t.Logf("ratio: %.2f x floor, proof and signatures included", ratio)
+	// Both write files whose memory the host of a virtual machine has to give first, which can cost more than the copy
+	// itself, and not each time the same. So they take turns, and their medians are compared.
+	ratio := median(builds).Seconds() / median(floors).Seconds()
+	t.Logf("ratio: %.2f x floor, proof and signatures included; medians of %d runs", ratio, len(builds))
 	if ratio > maxBuild {
 		t.Errorf("%.2f x floor, the bar is %.1f", ratio, maxBuild)
 	}
@@ -88,6 +88,11 @@ func TestBenchBuild(t *testing.T) {
 	if size > 1_780*mb {
 		t.Errorf("%d bytes on disk for 1.72 GB", size)
 	}
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
 }
 
 func folderSize(t *testing.T, dir string) (size int64) {
