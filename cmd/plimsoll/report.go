@@ -127,7 +127,11 @@ func found(v *closure.Verdict, file string) []findings.Finding {
 	}
 	var list []findings.Finding
 	for _, g := range v.Gaps {
-		rule, message := "missing-"+g.Kind, "the site needs this "+g.Kind+" and the bundle does not carry it"
+		noun := g.Kind
+		if g.Kind == closure.KindGit {
+			noun = "Git repository"
+		}
+		rule, message := "missing-"+g.Kind, "the site needs this "+noun+" and the bundle does not carry it"
 		if g.Kind == closure.KindRendering {
 			rule, message = "not-rendered", g.Reason
 		}
