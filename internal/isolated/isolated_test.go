@@ -1,3 +1,5 @@
+//go:build unix
+
 package isolated_test
 
 import (
@@ -6,7 +8,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -47,7 +51,9 @@ func child(what string) {
 			fmt.Println("and on and on")
 		}
 	case "child-hangs":
-		select {}
+		never := make(chan os.Signal, 1)
+		signal.Notify(never, syscall.SIGUSR1)
+		<-never
 	}
 }
 
