@@ -330,3 +330,30 @@ func TestPinnedBuildAsksNoTag(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestRebuildIgnoresLaterSignatures: what was attached upstream after a release was built does not change its rebuild.
+func TestRebuildIgnoresLaterSignatures(t *testing.T) {
+	r := upstreamOf(t)
+	app := image(t, "linux/amd64", "app")
+	push(t, r, "acme/app:v1", app)
+	early := referrer(t, app, "early")
+	push(t, r, "acme/app@"+digestOf(t, early).String(), early)
+	push(t, r, "acme/app:"+legacy(digestOf(t, app), ".sig"), image(t, "linux/amd64", "one signature"))
+	const text = "  images: [ghcr.io/acme/app:v1]\n"
+	b, src := build(t, options(t, r, t.TempDir(), text))
+	if len(b.Lock.Items) != 3 {
+		t.Fatalf("%d items", len(b.Lock.Items))
+	}
+
+	late := referrer(t, app, "late")
+	push(t, r, "acme/app@"+digestOf(t, late).String(), late)
+	push(t, r, "acme/app:"+legacy(digestOf(t, app), ".sig"), image(t, "linux/amd64", "two signatures"))
+	if now, _ := build(t, options(t, r, t.TempDir(), text)); now.Root.Digest == b.Root.Digest || len(now.Lock.Items) != 4 {
+		t.Error("a new build does not see what is new")
+	}
+	o := options(t, r, t.TempDir(), text)
+	o.Pins, o.Since = pins.FromLock(b.Lock), &builder.Predecessor{Bundle: b, Source: src, Same: true}
+	if again, _ := build(t, o); again.Root.Digest != b.Root.Digest {
+		t.Errorf("rebuilt %s, want %s", again.Root.Digest, b.Root.Digest)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -248,7 +249,7 @@ func (a *assembly) carryReferrers(ctx context.Context, packed *image) error {
 			continue
 		}
 		seen[subject] = struct{}{}
-		referrers, err := packed.from.Referrers(ctx, subject)
+		referrers, err := a.referrersOf(ctx, packed, subject)
 		if err != nil {
 			return err
 		}
@@ -272,6 +273,38 @@ func (a *assembly) carryReferrers(ctx context.Context, packed *image) error {
 		}
 	}
 	return a.checkReferrers(ctx, packed)
+}
+
+// referrersOf lists what speaks of a subject in the place where the image comes from. A build that repeats a bundle takes
+// what the bundle has: since then somebody may have signed the image once more, or moved a legacy tag. What that place
+// does not have is the build's own work, which is done again.
+func (a *assembly) referrersOf(ctx context.Context, packed *image, subject digest.Digest) ([]origin.Referrer, error) {
+	if a.o.Since == nil || !a.o.Since.Same {
+		return packed.from.Referrers(ctx, subject)
+	}
+	var referrers []origin.Referrer
+	for _, it := range a.o.Since.Bundle.Lock.Items {
+		if it.Kind != bundle.KindReferrer || it.Repository != packed.repository || it.Subject != subject {
+			continue
+		}
+		rc, err := packed.from.Open(ctx, it.Descriptor)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = rc.Close()
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(it.Tags) == 0 {
+			referrers = append(referrers, origin.Referrer{Descriptor: it.Descriptor})
+		}
+		for _, tag := range it.Tags {
+			referrers = append(referrers, origin.Referrer{Descriptor: it.Descriptor, Tag: tag})
+		}
+	}
+	return referrers, nil
 }
 
 // maxReferrers bounds what a registry may invent about one image.
