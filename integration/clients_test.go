@@ -10,8 +10,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-
-	"github.com/plimsoll/plimsoll/internal/clients"
 )
 
 const (
@@ -135,39 +133,6 @@ func (s *site) cloneAll(ctx context.Context, version string) string {
 		git("sha"+protocol, "-c", "protocol.version="+protocol, "fetch", "-q", "--depth", "1", repo, head)
 	}
 	return head
-}
-
-func TestContainerd(t *testing.T) {
-	if reason := clients.ContainerdMissing(); reason != "" {
-		t.Skip(reason)
-	}
-	s := newSite(t)
-	s.must("import", s.bundle("v1.5.4"))
-	s.start()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	// Unix socket paths are short.
-	dir, err := os.MkdirTemp("", "ctrd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) }) //nolint:errcheck // scratch
-	s.must("robot-config", "--address", s.relay.Addr, "-o", dir, "--ca-path", filepath.Join(dir, "ca.crt"))
-	c, err := s.relay.StartContainerd(ctx, dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	_, want, err := s.relay.PullImage(ctx, app+":v1.5.4", linux("amd64"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := c.Pull(ctx, app+":v1.5.4"); err != nil || got != want {
-		t.Errorf("containerd has %s, want %s (%v)", got, want, err)
-	}
-	if _, err := c.Pull(ctx, app+":v9.9.9"); err == nil || !strings.Contains(err.Error(), "not found") {
-		t.Errorf("an image that no release has: %v", err)
-	}
 }
 
 // Tools that know nothing of Plimsoll copy a bundle, and it is still whole and signed.

@@ -61,7 +61,7 @@ func TestRealCosignVerifiesFromRelay(t *testing.T) {
 				if strings.HasPrefix(v.subject, artifact) {
 					args = append(args, "--allow-http-registry")
 				} else {
-					args = append(args, "--registry-cacert", s.relay.CAFile)
+					args = append(args, "--registry-cacert", s.relay.CAFile, "--registry-username", robot, "--registry-password", s.password)
 				}
 				out, err := tool.run(t, append(args, v.subject)...)
 				if accepted := err == nil; accepted != v.accepts {

@@ -37,15 +37,15 @@ func TestOffline(t *testing.T) {
 	}
 	// Serving needs the loopback interface for its clients, and nothing else.
 	script := `ip link set lo up || exit 9
-plimsoll-relay serve --data "$1" --listen 127.0.0.1:8443 --site test >"$2/addr" 2>"$2/log" &
+plimsoll-relay serve --data "$1" --listen 127.0.0.1:8443 --admin-listen "" --site test >"$2/addr" 2>"$2/log" &
 pid=$!
 for i in $(seq 100); do [ -s "$2/addr" ] && break; sleep 0.1; done
-GIT_SSL_CAINFO="$1/tls/ca.crt" git ls-remote https://127.0.0.1:8443/git/github.com/acme/robot-deployment || { cat "$2/log"; kill $pid; exit 1; }
+GIT_SSL_CAINFO="$1/tls/ca.crt" git ls-remote "https://$3@127.0.0.1:8443/git/github.com/acme/robot-deployment" || { cat "$2/log"; kill $pid; exit 1; }
 kill $pid; wait $pid`
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("serving offline needs ip (Debian: apt-get install iproute2)")
 	}
-	cmd := exec.Command("unshare", "-n", "sh", "-c", script, "sh", s.data, t.TempDir())
+	cmd := exec.Command("unshare", "-n", "sh", "-c", script, "sh", s.data, t.TempDir(), robot+":"+s.password)
 	cmd.Env = append(s.env, "GIT_CONFIG_COUNT=0")
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "refs/heads/main") {

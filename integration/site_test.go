@@ -126,7 +126,12 @@ type site struct {
 	serve *exec.Cmd
 	log   logBuffer
 	relay *clients.Relay
+
+	password string // of the account of robot
 }
+
+// robot is the account by which the clients of a site pull.
+const robot = "robot-1"
 
 // logBuffer is what the relay says, read while it speaks.
 type logBuffer struct {
@@ -151,6 +156,7 @@ func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{fixture: releases(t), t: t, data: t.TempDir()}
 	s.must("trust", "add", s.path("keys", "release.pub"))
+	s.password = s.secret("robot", "add", robot)
 	return s
 }
 
@@ -164,10 +170,20 @@ func (s *site) must(args ...string) string {
 	return out
 }
 
+// secret runs plimsoll-relay on the site's data folder and gives what it printed on the standard output alone.
+func (s *site) secret(args ...string) string {
+	s.t.Helper()
+	out, err := s.command("plimsoll-relay", append(args, "--data", s.data)...).Output()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // start runs plimsoll-relay serve.
 func (s *site) start(args ...string) {
 	s.t.Helper()
-	cmd := s.command("plimsoll-relay", append([]string{"serve", "--data", s.data, "--listen", "127.0.0.1:0", "--site", "test"}, args...)...)
+	cmd := s.command("plimsoll-relay", append([]string{"serve", "--data", s.data, "--listen", "127.0.0.1:0", "--admin-listen", "", "--site", "test"}, args...)...)
 	s.serve = cmd.Cmd
 	s.serve.Stderr = &s.log
 	stdout, err := s.serve.StdoutPipe()
@@ -184,9 +200,11 @@ func (s *site) start(args ...string) {
 		s.t.Fatalf("serve: %v\n%s", err, s.log.String())
 	}
 	_, addr, _ := strings.Cut(strings.TrimSpace(line), "://")
-	if s.relay, err = clients.New(addr, filepath.Join(s.data, "tls", "ca.crt")); err != nil {
+	anybody, err := clients.New(addr, filepath.Join(s.data, "tls", "ca.crt"))
+	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.relay = anybody.As(robot, s.password)
 }
 
 // kill ends the serving process with a signal and waits for it.

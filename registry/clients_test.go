@@ -1,10 +1,11 @@
 package registry
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,7 +18,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 	"github.com/opencontainers/go-digest"
@@ -85,6 +85,185 @@ func TestGoContainerRegistry(t *testing.T) {
 	}
 }
 
+// CLIENTS.md 1: containerd names the upstream in ns, and may have it in the path too. A name is never prefixed twice, and
+// upstreams never mix.
+func TestClients01RouteByNS(t *testing.T) {
+	s := newStack(t)
+	other := s.putImage(s.image(1)) // acme/robot-app of another upstream
+	mixed := s.release("2", s.appEntry("latest"), item("nginx", bundle.KindImage, other, "docker.io/library/nginx", "1"),
+		item("other", bundle.KindImage, other, "quay.io/acme/robot-app", "latest"))
+	srv := s.serve(s.view(s.active(mixed)))
+	for _, c := range []struct {
+		path, host string
+		want       digest.Digest // "" is 404
+	}{
+		{"acme/robot-app/manifests/latest?ns=ghcr.io", "", s.appDesc.Digest},
+		{"acme/robot-app/manifests/latest?ns=quay.io", "", other.Digest},
+		{"ghcr.io/acme/robot-app/manifests/latest?ns=ghcr.io", "", s.appDesc.Digest},
+		{"quay.io/acme/robot-app/manifests/latest?ns=quay.io", "", other.Digest},
+		{"acme/robot-app/manifests/latest?ns=quay.io", "ghcr.io", other.Digest}, // ns wins over Host
+		{"quay.io/acme/robot-app/manifests/latest?ns=ghcr.io", "", ""},
+		{"acme/robot-app/manifests/latest?ns=docker.io", "", ""},
+		{"acme/robot-app/manifests/latest", "", ""},
+		{"ghcr.io/ghcr.io/acme/robot-app/manifests/latest?ns=ghcr.io", "", ""},
+		{"library/nginx/manifests/1?ns=docker.io", "", other.Digest},
+		{"docker.io/library/nginx/manifests/1?ns=docker.io", "", other.Digest},
+		{"nginx/manifests/1?ns=registry-1.docker.io", "", other.Digest},
+		{"index.docker.io/nginx/manifests/1?ns=docker.io", "", other.Digest},
+		{"library/library/nginx/manifests/1?ns=docker.io", "", ""},
+		{"acme/robot-app/manifests/" + other.Digest.String() + "?ns=ghcr.io", "", ""}, // nor by digest
+		{"acme/robot-app/manifests/latest?x=1&ns=ghcr%2Eio", "", s.appDesc.Digest},
+	} {
+		resp, _ := do(t, "GET", srv.URL+"/v2/"+c.path, "Host", c.host)
+		if got := resp.Header.Get("Docker-Content-Digest"); got != c.want.String() || c.want == "" && resp.StatusCode != 404 {
+			t.Errorf("%s, Host %q: %d %s, want %q", c.path, c.host, resp.StatusCode, got, c.want)
+		}
+		if _, ns, ok := strings.Cut(c.path, "?ns="); ok && c.want != "" && resp.Header.Get("OCI-Namespace") != ns {
+			t.Errorf("%s: OCI-Namespace %q", c.path, resp.Header.Get("OCI-Namespace"))
+		}
+	}
+}
+
+// CLIENTS.md 2: Helm, Flux and Argo CD reach the relay by DNS and never heard of mirrors.
+func TestClients02RouteByHost(t *testing.T) {
+	s := newStack(t)
+	srv := s.serve(s.activeView())
+	for _, c := range []struct {
+		host, path string
+		status     int
+	}{
+		{"ghcr.io", "/v2/acme/robot-app/manifests/latest", 200},
+		{"GHCR.io:443", "/v2/acme/robot-app/manifests/latest", 200},
+		{"ghcr.io:5000", "/v2/ghcr.io/acme/robot-app/manifests/latest", 200},
+		{"registry-1.docker.io", "/v2/library/nginx/manifests/1", 200},
+		{"index.docker.io", "/v2/nginx/manifests/1", 200},
+		{"ghcr.io", "/v2/library/nginx/manifests/1", 404},
+		{"ghcr.io", "/v2/charts/robot-app/tags/list", 404},
+		{"relay.factory.lan", "/v2/charts/robot-app/tags/list", 200},
+		{"relay.factory.lan", "/v2/acme/robot-app/manifests/latest", 404},
+		{"ghcr.io", "/v2/acme/tools/manifests/2?ns=quay.io", 200},
+	} {
+		if resp, body := do(t, "GET", srv.URL+c.path, "Host", c.host); resp.StatusCode != c.status {
+			t.Errorf("Host %s, GET %s: %d, want %d: %s", c.host, c.path, resp.StatusCode, c.status, body)
+		}
+	}
+}
+
+// Further names of an upstream count wherever its own name does, and never hide an upstream.
+func TestFurtherHosts(t *testing.T) {
+	s := newStack(t)
+	h := s.handler()
+	h.Hosts = map[string]string{"images.plant7.example": "ghcr.io", "hub.plant7.example": "registry-1.docker.io", "quay.io": "ghcr.io"}
+	srv := s.serveBy(h, s.activeView())
+	for _, c := range []struct {
+		host, path string
+		status     int
+	}{
+		{"images.plant7.example", "acme/robot-app/manifests/latest", 200},
+		{"Images.Plant7.example:8443", "ghcr.io/acme/robot-app/manifests/latest", 200},
+		{"relay.lan", "acme/robot-app/manifests/latest?ns=images.plant7.example", 200},
+		{"relay.lan", "images.plant7.example/acme/robot-app/manifests/latest", 200},
+		{"relay.lan", "images.plant7.example/acme/robot-app/manifests/latest?ns=images.plant7.example", 200},
+		{"hub.plant7.example", "nginx/manifests/1", 200},
+		{"quay.io", "acme/tools/manifests/2", 200},
+		{"quay.io", "acme/robot-app/manifests/latest", 404},
+		{"other.plant7.example", "acme/robot-app/manifests/latest", 404},
+	} {
+		if resp, body := do(t, "GET", srv.URL+"/v2/"+c.path, "Host", c.host); resp.StatusCode != c.status {
+			t.Errorf("Host %s, GET %s: %d, want %d: %s", c.host, c.path, resp.StatusCode, c.status, body)
+		}
+	}
+}
+
+// CLIENTS.md 3: HEAD of the tag, GET of the index and of the platform's manifest by digest, then config and layers, without
+// a ping, and the headers that containerd insists on. CLIENTS.md 5: everything beneath a tag is there, and in the list by
+// which a relay knows that it is.
+func TestClients03And05TagPull(t *testing.T) {
+	s := newStack(t)
+	part := s.describe(s.bundle)
+	v := s.view(Release{Part: part, Active: true})
+	srv := s.serve(v)
+	all := maps.Collect(part.Blobs())
+	for _, repo := range v.Repositories() {
+		for _, tag := range v.Tags(repo) {
+			head, _ := do(t, "HEAD", srv.URL+"/v2/"+repo+"/manifests/"+tag)
+			d := digest.Digest(head.Header.Get("Docker-Content-Digest"))
+			if head.StatusCode != 200 || d.Validate() != nil || head.ContentLength <= 0 || head.Header.Get("Content-Type") == "" {
+				t.Fatalf("HEAD %s:%s: %d, %v", repo, tag, head.StatusCode, head.Header)
+			}
+			pullManifest(t, srv.URL+"/v2/"+repo, d, head, all)
+		}
+	}
+}
+
+func pullManifest(t *testing.T, base string, d digest.Digest, head *http.Response, all map[digest.Digest]int64) {
+	t.Helper()
+	resp, body := do(t, "GET", base+"/manifests/"+d.String())
+	if digest.FromBytes(body) != d || int64(len(body)) != all[d] || head != nil && (head.ContentLength != resp.ContentLength ||
+		head.Header.Get("Content-Type") != resp.Header.Get("Content-Type")) {
+		t.Fatalf("%s: %d with %d bytes, %v", d, resp.StatusCode, len(body), resp.Header)
+	}
+	var m struct {
+		Config    *ocispec.Descriptor
+		Layers    []ocispec.Descriptor
+		Manifests []ocispec.Descriptor
+	}
+	if err := json.Unmarshal(body, &m); err != nil {
+		t.Fatal(err)
+	}
+	for _, child := range m.Manifests {
+		if _, carried := all[child.Digest]; carried {
+			pullManifest(t, base, child.Digest, nil, all)
+		} else if resp, _ := do(t, "GET", base+"/manifests/"+child.Digest.String()); resp.StatusCode != 404 {
+			t.Errorf("%s, which is not carried: %d", child.Digest, resp.StatusCode)
+		}
+	}
+	if m.Config != nil {
+		m.Layers = append(m.Layers, *m.Config)
+	}
+	for _, blob := range m.Layers {
+		resp, body := do(t, "GET", base+"/blobs/"+blob.Digest.String(), "Accept-Encoding", "zstd, gzip")
+		if resp.StatusCode != 200 || digest.FromBytes(body) != blob.Digest || resp.Header.Get("Content-Encoding") != "" || all[blob.Digest] != blob.Size {
+			t.Errorf("blob %s: %d with %d bytes, %v", blob.Digest, resp.StatusCode, len(body), resp.Header)
+		}
+	}
+}
+
+// CLIENTS.md 8: Flux asks for referrers, then for the two tags. Argo CD and Helm page through tags; + is _ in a tag.
+func TestClients08SignaturesAndTags(t *testing.T) {
+	s := newStack(t)
+	srv := s.serve(s.activeView())
+	base, hex := srv.URL+"/v2/ghcr.io/acme/robot-app", s.appDesc.Digest.Encoded()
+	for _, path := range []string{"/referrers/sha256:" + hex, "/manifests/sha256-" + hex} {
+		_, body := do(t, "GET", base+path)
+		var idx ocispec.Index
+		if err := json.Unmarshal(body, &idx); err != nil || len(idx.Manifests) != 1 || idx.Manifests[0].Digest != s.signature.Digest {
+			t.Errorf("%s: %s, %v", path, body, err)
+		}
+	}
+	if resp, _ := do(t, "GET", base+"/manifests/sha256-"+hex+".sig"); resp.Header.Get("Docker-Content-Digest") != s.legacy.Digest.String() {
+		t.Errorf(".sig: %d, %v", resp.StatusCode, resp.Header)
+	}
+	var all []string
+	for next := "/v2/acme/robot-app/tags/list?n=1&ns=ghcr.io"; next != ""; {
+		resp, body := do(t, "GET", srv.URL+next)
+		var page struct{ Tags []string }
+		if err := json.Unmarshal(body, &page); err != nil || len(page.Tags) > 1 {
+			t.Fatalf("%s: %s, %v", next, body, err)
+		}
+		all = append(all, page.Tags...)
+		next, _, _ = strings.Cut(strings.TrimPrefix(resp.Header.Get("Link"), "<"), ">")
+	}
+	if want := []string{"latest", "sha256-" + hex + ".sig", "v1.5.4"}; !slices.Equal(all, want) {
+		t.Errorf("tags %v, want %v", all, want)
+	}
+	chart := must(orasremote.NewRepository(hostOf(srv) + "/charts/robot-app"))(t)
+	chart.PlainHTTP = true
+	if desc, err := chart.Resolve(t.Context(), "1.0.0_build.1"); err != nil || desc.Digest != s.chart.Digest {
+		t.Errorf("chart: %v, %v", desc, err)
+	}
+}
+
 // dnsTransport leads every host to the relay, as the DNS of a site does.
 type dnsTransport struct{ addr string }
 
@@ -94,7 +273,7 @@ func (d dnsTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(req)
 }
 
-func TestClientsThatFollowDNS(t *testing.T) {
+func TestClients02FollowDNS(t *testing.T) {
 	s := newStack(t)
 	srv := s.serve(s.activeView())
 	for ref, want := range map[string]string{
@@ -188,8 +367,8 @@ func TestConcurrentPulls(t *testing.T) {
 	wg.Wait()
 }
 
-// A robot's connection is cut again and again; it goes on with Range as containerd does and ends with the right bytes.
-func TestResumeMidBlob(t *testing.T) {
+// CLIENTS.md 4: a robot's connection is cut again and again; it goes on with Range as containerd does and ends with the right bytes.
+func TestClients04ResumeMidBlob(t *testing.T) {
 	s := newStack(t)
 	srv := s.serve(s.activeView())
 	layer := must(s.nginx.Layers())(t)[0]
@@ -253,9 +432,10 @@ func (l watchedListener) Accept() (net.Conn, error) {
 	return watchedConn{c.(*net.TCPConn), l.sent}, nil
 }
 
-func TestBlobsAreSentFromTheFile(t *testing.T) {
+// CLIENTS.md 9: no buffer of this process stands between the file and the socket.
+func TestClients09SentFromTheFile(t *testing.T) {
 	s := newStack(t)
-	h, v := NewHandler(s.st), s.activeView()
+	h, v := s.handler(), s.activeView()
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeView(w, r, v) }))
 	sent := new(sentTypes)
 	srv.Listener = watchedListener{srv.Listener, sent}
@@ -273,10 +453,10 @@ func TestBlobsAreSentFromTheFile(t *testing.T) {
 	}
 }
 
-// The same over TLS and HTTP/2, where nothing can be sent by the kernel.
-func TestHTTP2(t *testing.T) {
+// CLIENTS.md 7: a private CA, HTTP/2; nothing can be sent by the kernel there. (Credentials are not the registry's.)
+func TestClients07HTTP2AndPrivateCA(t *testing.T) {
 	s := newStack(t)
-	h, v := NewHandler(s.st), s.activeView()
+	h, v := s.handler(), s.activeView()
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeView(w, r, v) }))
 	srv.EnableHTTP2 = true
 	srv.StartTLS()
@@ -289,63 +469,5 @@ func TestHTTP2(t *testing.T) {
 	resp.Body.Close()
 	if resp.ProtoMajor != 2 {
 		t.Errorf("%s, want HTTP/2", resp.Proto)
-	}
-}
-
-func benchServer(b *testing.B, size int64) (*httptest.Server, string) {
-	f := newFixture(b)
-	img := must(random.Image(size, 1))(b)
-	desc := f.putImage(img)
-	v := f.view(Release{Bundle: f.release("1", item("a", bundle.KindImage, desc, "ghcr.io/acme/a", "v1")), Active: true})
-	return f.serve(v), must(must(img.Layers())(b)[0].Digest())(b).String()
-}
-
-func pull(ctx context.Context, url string) (int64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("status %s", resp.Status)
-	}
-	return io.Copy(io.Discard, resp.Body)
-}
-
-func BenchmarkManifestByTag(b *testing.B) {
-	srv, _ := benchServer(b, 1000)
-	for b.Loop() {
-		if _, err := pull(b.Context(), srv.URL+"/v2/acme/a/manifests/v1?ns=ghcr.io"); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkManifestHandler is the share of the handler in BenchmarkManifestByTag.
-func BenchmarkManifestHandler(b *testing.B) {
-	f := newFixture(b)
-	v := f.view(Release{Bundle: f.release("1", item("a", bundle.KindImage, f.putImage(f.image(1)), "ghcr.io/acme/a", "v1")), Active: true})
-	h := NewHandler(f.st)
-	req := httptest.NewRequest(http.MethodGet, "/v2/acme/a/manifests/v1?ns=ghcr.io", nil)
-	for b.Loop() {
-		rec := httptest.NewRecorder()
-		if h.ServeView(rec, req, v); rec.Code != http.StatusOK {
-			b.Fatal(rec.Code)
-		}
-	}
-}
-
-func BenchmarkBlob64MiB(b *testing.B) {
-	const size = 64 << 20
-	srv, layer := benchServer(b, size)
-	b.SetBytes(size)
-	for b.Loop() {
-		if n, err := pull(b.Context(), srv.URL+"/v2/ghcr.io/acme/a/blobs/"+layer); err != nil || n < size {
-			b.Fatal(n, err)
-		}
 	}
 }

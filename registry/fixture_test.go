@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -51,7 +52,13 @@ func must[T any](v T, err error) func(t testing.TB) T {
 
 func (f *fixture) put(mediaType string, data []byte) ocispec.Descriptor {
 	f.t.Helper()
-	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	return f.putAs(digest.SHA256, mediaType, data)
+}
+
+// putAs admits data under a digest of the algorithm.
+func (f *fixture) putAs(algorithm digest.Algorithm, mediaType string, data []byte) ocispec.Descriptor {
+	f.t.Helper()
+	desc := ocispec.Descriptor{MediaType: mediaType, Digest: algorithm.FromBytes(data), Size: int64(len(data))}
 	err := f.st.Admit(f.t.Context(), desc, func(offset int64) (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(data[offset:])), nil
 	}, nil)
@@ -132,6 +139,11 @@ func item(name string, kind bundle.Kind, desc ocispec.Descriptor, repository str
 	return entry{item: bundle.Item{Name: name, Kind: kind, Descriptor: bare(desc), Repository: repository, Tags: tags}}
 }
 
+// bare leaves only what identifies content.
+func bare(d ocispec.Descriptor) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+}
+
 // release admits lock and index and loads the bundle back.
 func (f *fixture) release(version string, entries ...entry) *bundle.Bundle {
 	f.t.Helper()
@@ -171,16 +183,46 @@ func (f *fixture) release(version string, entries ...entry) *bundle.Bundle {
 	return must(bundle.Load(f.t.Context(), f.st, root))(f.t)
 }
 
+// describe gives the part of a bundle as a relay has it from its second start on: read from its file.
+func (f *fixture) describe(b *bundle.Bundle) *Part {
+	f.t.Helper()
+	data := must(must(Describe(f.t.Context(), f.st, b))(f.t).MarshalBinary())(f.t)
+	p := new(Part)
+	if err := p.UnmarshalBinary(data); err != nil {
+		f.t.Fatal(err)
+	}
+	return p
+}
+
+func (f *fixture) active(b *bundle.Bundle) Release {
+	f.t.Helper()
+	return Release{Part: f.describe(b), Active: true}
+}
+
+func (f *fixture) kept(b *bundle.Bundle) Release {
+	f.t.Helper()
+	return Release{Part: f.describe(b)}
+}
+
 func (f *fixture) view(releases ...Release) *View {
 	f.t.Helper()
-	return must(NewView(f.t.Context(), f.st, releases))(f.t)
+	return must(NewView(releases))(f.t)
 }
 
 // serve starts a server and fails the test on every error that the handler reports.
 func (f *fixture) serve(v *View) *httptest.Server {
 	f.t.Helper()
+	return f.serveBy(f.handler(), v)
+}
+
+func (f *fixture) handler() *Handler {
 	h := NewHandler(f.st)
 	h.Report = func(r *http.Request, err error) { f.t.Errorf("%s %s: %v", r.Method, r.URL, err) }
+	return h
+}
+
+func (f *fixture) serveBy(h *Handler, v *View) *httptest.Server {
+	f.t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeView(w, r, v) }))
 	f.t.Cleanup(srv.Close)
 	return srv
@@ -203,9 +245,53 @@ type stack struct {
 	legacy    ocispec.Descriptor // sha256-….sig of the app's index
 }
 
+// sharedDir is the folder of the one store that all stacks share: each test would otherwise sync dozens of files.
+var sharedDir string
+
+var shared struct {
+	sync.Mutex
+	stack *stack
+}
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "registry")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		sharedDir = dir
+		return m.Run()
+	}())
+}
+
+// newStack gives the stack. The store may get more blobs; who damages it calls alone first.
 func newStack(t testing.TB) *stack {
 	t.Helper()
-	s := &stack{fixture: newFixture(t)}
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.stack == nil {
+		shared.stack = makeStack(t, sharedDir)
+	}
+	s := *shared.stack
+	s.fixture = &fixture{t: t, st: s.st, dir: s.dir}
+	return &s
+}
+
+// alone gives the stack a store of its own.
+func (s *stack) alone() *stack {
+	s.t.Helper()
+	dir := s.t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(s.dir)); err != nil {
+		s.t.Fatal(err)
+	}
+	s.fixture = &fixture{t: s.t, st: must(store.Open(dir))(s.t), dir: dir}
+	return s
+}
+
+func makeStack(t testing.TB, dir string) *stack {
+	t.Helper()
+	s := &stack{fixture: &fixture{t: t, st: must(store.Open(dir))(t), dir: dir}}
 	s.appImages = []v1.Image{s.imageFor("amd64", 2), s.imageFor("arm64", 3)}
 	s.app = s.index(s.appImages...)
 	for _, img := range s.appImages {
@@ -254,7 +340,7 @@ func (s *stack) appEntry(tags ...string) entry {
 	return e
 }
 
-func (s *stack) activeView() *View { return s.view(Release{Bundle: s.bundle, Active: true}) }
+func (s *stack) activeView() *View { return s.view(s.active(s.bundle)) }
 
 // serveOnce answers one GET without a server and gives status and error code.
 func serveOnce(t *testing.T, h *Handler, v *View, path string) (int, string) {

@@ -1,51 +1,61 @@
 package registry
 
 import (
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/plimsoll/plimsoll/bundle"
 )
 
-// Release is a bundle that the relay keeps.
+// Release is a release that the relay keeps.
 type Release struct {
-	Bundle *bundle.Bundle
-	Active bool // its tags and referrers are served; manifests and blobs are served by digest in any case
+	Part   *Part
+	Active bool // its tags are served; manifests, blobs and what refers to them are served by digest in any case
 }
 
 // View is what a set of releases serves. It never changes and is safe for concurrent use.
+//
+// It has no tables of its own but the names: a digest is looked up in the sorted tables of the parts. Making a view of
+// fifty releases with twenty thousand blobs costs little more than reading the parts.
 type View struct {
 	repos map[string]*repository
-	names []string // of repos, sorted
-	hosts map[string]struct{}
+	names []string            // of repos, sorted
+	hosts map[string][]string // the upstreams, each as the value of a header
 }
 
 type repository struct {
-	name      string
-	tags      map[string]ocispec.Descriptor
-	tagNames  []string // sorted
-	manifests map[digest.Digest]served
-	indexes   map[digest.Digest]ocispec.Descriptor // image indexes, whose bytes are layers of locks; manifests has them too in the end
-	blobs     map[digest.Digest]int64              // size
-	referrers map[digest.Digest][]ocispec.Descriptor
-	// fallback has the indexes of the referrers tag schema by tag and made has their bytes: they are the only manifests
-	// that are not in the store.
-	fallback map[string]ocispec.Descriptor
-	made     map[digest.Digest][]byte
+	name     string
+	parts    []placed // the active ones first
+	active   int      // of parts
+	tags     map[string]tagged
+	tagNames []string // sorted
+	made     func() map[digest.Digest]string
 }
 
-// served is a manifest of a repository.
-type served struct {
-	desc   ocispec.Descriptor // media type, digest and size
-	active bool               // an active release has it
+// placed is the repository in one release.
+type placed struct {
+	part *Part
+	here *partRepository
+}
+
+// tagged is a tag of an active release.
+type tagged struct {
+	manifest
+	part *Part
+}
+
+// manifest is what a response about a manifest says.
+type manifest struct {
+	digest    digest.Digest
+	size      int64
+	mediaType []string // one, as the value of a header
+	made      []byte   // the bytes, of an index of the referrers tag schema: those alone are not in the store
 }
 
 // ConflictError says that two active releases serve one tag with different content, so that neither can be right.
@@ -61,30 +71,70 @@ func (e *ConflictError) Error() string {
 		e.Digests[0], e.Bundles[0], e.Digests[1], e.Bundles[1])
 }
 
-// NewView computes what the releases serve together. It reads every manifest once through st and verifies it; configs and
-// layers are not read. It fails with *ConflictError when two active releases disagree about a tag, and with
-// *bundle.MissingError or *bundle.DamagedError when st cannot give a manifest.
-func NewView(ctx context.Context, st bundle.Fetcher, releases []Release) (*View, error) {
-	b := &viewBuilder{
-		view:    &View{repos: make(map[string]*repository), hosts: make(map[string]struct{})},
-		graph:   make(map[digest.Digest]*manifest),
-		origins: make(map[string]string),
-	}
-	for _, r := range releases {
-		if err := b.read(ctx, st, r.Bundle); err != nil {
-			return nil, fmt.Errorf("view of %s: %w", releaseName(r.Bundle), err)
+// NewView computes what the releases serve together. It reads nothing. It fails with *ConflictError when two active
+// releases disagree about a tag.
+func NewView(releases []Release) (*View, error) {
+	v := &View{repos: make(map[string]*repository), hosts: make(map[string][]string)}
+	seen := make(map[digest.Digest]bool, len(releases))
+	for _, active := range []bool{true, false} {
+		for _, r := range releases {
+			switch {
+			case r.Part == nil:
+				return nil, errors.New("view: a release without its part")
+			case r.Active != active, seen[r.Part.Bundle()]:
+				continue
+			}
+			seen[r.Part.Bundle()] = true
+			if err := v.add(r.Part, active); err != nil {
+				return nil, fmt.Errorf("view of %s: %w", r.Part, err)
+			}
 		}
-		if err := b.serve(r); err != nil {
-			return nil, fmt.Errorf("view of %s: %w", releaseName(r.Bundle), err)
-		}
 	}
-	return b.view, b.finish()
+	v.names = slices.Sorted(maps.Keys(v.repos))
+	for _, repo := range v.repos {
+		repo.tagNames = slices.Sorted(maps.Keys(repo.tags))
+		repo.made = sync.OnceValue(repo.makeFallbacks)
+	}
+	return v, nil
 }
 
-func releaseName(b *bundle.Bundle) string { return b.Lock.Name + " " + b.Lock.Version }
+func (v *View) add(p *Part, active bool) error {
+	for i := range p.repos {
+		here := &p.repos[i]
+		repo := v.repos[here.name]
+		if repo == nil {
+			repo = &repository{name: here.name, tags: make(map[string]tagged)}
+			v.repos[here.name] = repo
+			if host, _, ok := strings.Cut(here.name, "/"); ok && isHost(host) && v.hosts[host] == nil {
+				v.hosts[host] = []string{host}
+			}
+		}
+		repo.parts = append(repo.parts, placed{p, here})
+		if !active {
+			continue
+		}
+		repo.active++
+		for _, t := range here.tags {
+			m := tagged{p.manifest(here.manifests[t.manifest]), p}
+			if have, taken := repo.tags[t.name]; taken && have.digest != m.digest {
+				return &ConflictError{
+					Repository: repo.name, Tag: t.name,
+					Bundles: [2]string{have.part.String(), p.String()},
+					Digests: [2]digest.Digest{have.digest, m.digest},
+				}
+			} else if !taken {
+				repo.tags[t.name] = m
+			}
+		}
+	}
+	return nil
+}
 
 // Repositories gives the full names of all repositories, sorted, those without a tag included.
 func (v *View) Repositories() []string { return slices.Clone(v.names) }
+
+// Hosts gives the upstreams that the repositories belong to, sorted: ghcr.io, docker.io.
+func (v *View) Hosts() []string { return slices.Sorted(maps.Keys(v.hosts)) }
 
 // Tags gives the tags of a repository, sorted.
 func (v *View) Tags(repository string) []string {
@@ -101,215 +151,141 @@ func (v *View) Resolve(repository, reference string) (ocispec.Descriptor, bool) 
 	if repo == nil {
 		return ocispec.Descriptor{}, false
 	}
-	desc, _, ok := repo.resolve(reference)
-	return desc, ok
-}
-
-func (v *View) knows(host string) bool {
-	_, ok := v.hosts[host]
-	return ok
-}
-
-// resolve gives the manifest of a tag or digest, and its bytes if they are not in the store.
-func (r *repository) resolve(reference string) (desc ocispec.Descriptor, made []byte, ok bool) {
-	if isDigest(reference) {
-		d := digest.Digest(reference)
-		if m, ok := r.manifests[d]; ok {
-			return m.desc, nil, true
+	m, ok := manifest{}, false
+	if looksLikeDigest(reference) {
+		if s, known, _ := parseSum(reference); known {
+			m, ok = repo.byDigest(reference, &s)
 		}
-		if raw, ok := r.made[d]; ok {
-			return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: d, Size: int64(len(raw))}, raw, true
-		}
-		return ocispec.Descriptor{}, nil, false
+	} else {
+		m, ok = repo.byTag(reference)
 	}
-	if desc, ok := r.tags[reference]; ok {
-		return desc, nil, true
+	if !ok {
+		return ocispec.Descriptor{}, false
 	}
-	desc, ok = r.fallback[reference]
-	return desc, r.made[desc.Digest], ok
+	return ocispec.Descriptor{MediaType: m.mediaType[0], Digest: m.digest, Size: m.size}, true
 }
 
-// manifest is what a view needs of an index or manifest, OCI's or Docker's.
-type manifest struct {
-	ArtifactType string               `json:"artifactType"`
-	Config       *ocispec.Descriptor  `json:"config"`
-	Layers       []ocispec.Descriptor `json:"layers"`
-	Manifests    []ocispec.Descriptor `json:"manifests"`
-	Subject      *ocispec.Descriptor  `json:"subject"`
-	Annotations  map[string]string    `json:"annotations"`
+// namespace gives the value of a header for a host that a client sent.
+func (v *View) namespace(ns string) []string {
+	if value := v.hosts[ns]; value != nil {
+		return value
+	}
+	return []string{ns}
 }
 
-type viewBuilder struct {
-	view    *View
-	graph   map[digest.Digest]*manifest
-	origins map[string]string // repository:tag → release
-}
-
-// read puts the manifests of a bundle into the graph. Walk visits each digest once per bundle, whichever repositories
-// need it, so the repositories are filled from the graph afterwards.
-func (b *viewBuilder) read(ctx context.Context, st bundle.Fetcher, bdl *bundle.Bundle) error {
-	return bdl.Walk(ctx, st, func(n bundle.Node) error {
-		if !n.Manifest || b.graph[n.Descriptor.Digest] != nil {
-			return nil
+// byTag follows the active releases. Two kinds of tags stand for a digest and are served, though not listed, as long as
+// that digest is: the indexes of the referrers tag schema, and cosign's names. A robot on an older release could not
+// verify what it pulls without them.
+func (r *repository) byTag(tag string) (manifest, bool) {
+	if t, ok := r.tags[tag]; ok {
+		return t.manifest, true
+	}
+	if prefix, ok := fallbackSubject(tag); ok {
+		return r.fallback(prefix)
+	}
+	subject, ok := namedDigest(tag)
+	if !ok || r.isActive(subject) {
+		return manifest{}, false
+	}
+	for _, p := range r.parts[r.active:] {
+		if t, ok := p.here.tag(tag); ok {
+			return p.part.manifest(p.here.manifests[t.manifest]), true
 		}
-		m := new(manifest)
-		if err := json.Unmarshal(n.Raw, m); err != nil { // strictly parsed by Walk
-			return fmt.Errorf("manifest %s: %w", n.Descriptor.Digest, err)
+	}
+	return manifest{}, false
+}
+
+// byDigest finds a manifest of any release; text is s as the client wrote it.
+func (r *repository) byDigest(text string, s *sum) (manifest, bool) {
+	for _, p := range r.parts {
+		if m, ok := p.manifest(s); ok {
+			return manifest{digest: digest.Digest(text), size: p.part.content.sizes[m.content], mediaType: p.part.mediaType(m)}, true
 		}
-		b.graph[n.Descriptor.Digest] = m
-		return nil
+	}
+	if subject, ok := r.made()[digest.Digest(text)]; ok {
+		return r.fallback(subject)
+	}
+	return manifest{}, false
+}
+
+// blob gives the size of a config or layer of any release.
+func (r *repository) blob(s *sum) (size int64, ok bool) {
+	for _, p := range r.parts {
+		if i, ok := p.part.content.find(s); ok && p.here.hasBlob(i) {
+			return p.part.content.sizes[i], true
+		}
+	}
+	return 0, false
+}
+
+// referrers gives the descriptors of distribution-spec 1.1 "Listing Referrers", sorted by digest: those of the active
+// releases, and for a subject that only kept releases have, theirs.
+func (r *repository) referrers(subject string) []ocispec.Descriptor {
+	list := listReferrers(r.parts[:r.active], subject)
+	if len(list) > 0 || r.isActive(subject) {
+		return list
+	}
+	return listReferrers(r.parts[r.active:], subject)
+}
+
+// isActive reports whether an active release has a manifest: then what only older releases say of it was withdrawn.
+func (r *repository) isActive(subject string) bool {
+	s, known, _ := parseSum(subject)
+	return known && slices.ContainsFunc(r.parts[:r.active], func(p placed) bool {
+		_, ok := p.manifest(&s)
+		return ok
 	})
 }
 
-// serve adds the items of a release to the repositories.
-func (b *viewBuilder) serve(r Release) error {
-	entries := make(map[string][]ocispec.Descriptor, len(r.Bundle.Lock.Items))
-	for _, e := range r.Bundle.Index.Manifests {
-		item := e.Annotations[bundle.AnnotationItem]
-		entries[item] = append(entries[item], e)
+func listReferrers(parts []placed, subject string) []ocispec.Descriptor {
+	var list []ocispec.Descriptor
+	for _, p := range parts {
+		for _, ref := range p.here.referrersOf(subject) {
+			list = append(list, p.part.referrer(p.here, ref))
+		}
 	}
-	for _, it := range r.Bundle.Lock.Items {
-		if it.Kind == bundle.KindGit {
+	return sortReferrers(list)
+}
+
+// fallback makes the index of the referrers tag schema for the subject that starts with prefix. Of sha512 the tag has only
+// half of the digits; they name one digest all the same.
+func (r *repository) fallback(prefix string) (manifest, bool) {
+	for _, p := range r.parts {
+		subject, ok := p.here.subject(prefix)
+		if !ok {
 			continue
 		}
-		repo := b.repository(it.Repository)
-		if bundle.IsIndex(it.Descriptor.MediaType) {
-			// Its bytes are a layer of the lock; what it names and a sparse item does not carry is not served.
-			repo.indexes[it.Descriptor.Digest] = bare(it.Descriptor)
+		list := r.referrers(subject)
+		if len(list) == 0 || len(firstPage(list)) < len(list) {
+			return manifest{}, false // no client would read so large an index, and a tag has no next page
 		}
-		for _, e := range entries[it.Name] {
-			if err := b.add(repo, e, r.Active); err != nil {
-				return err
+		raw, err := json.Marshal(referrersIndex(list))
+		if err != nil {
+			return manifest{}, false
+		}
+		return manifest{digest: digest.FromBytes(raw), size: int64(len(raw)), mediaType: indexType, made: raw}, true
+	}
+	return manifest{}, false
+}
+
+// makeFallbacks gives the subjects of the indexes of the referrers tag schema by the digests of the indexes: a client that
+// found one by its tag may ask for it by digest. It runs once, when a client asks for a manifest that no release has.
+func (r *repository) makeFallbacks() map[digest.Digest]string {
+	subjects := make(map[digest.Digest]string)
+	for _, p := range r.parts {
+		for _, ref := range p.here.referrers {
+			if m, ok := r.fallback(ref.subject); ok {
+				subjects[m.digest] = ref.subject
 			}
 		}
-		if !r.Active {
-			continue
-		}
-		for _, tag := range it.Tags {
-			if err := b.tag(repo, tag, it.Descriptor, releaseName(r.Bundle)); err != nil {
-				return err
-			}
-		}
 	}
-	return nil
+	return subjects
 }
 
-func (b *viewBuilder) tag(repo *repository, tag string, desc ocispec.Descriptor, release string) error {
-	place := repo.name + ":" + tag
-	if have, ok := repo.tags[tag]; ok && have.Digest != desc.Digest {
-		return &ConflictError{
-			Repository: repo.name, Tag: tag,
-			Bundles: [2]string{b.origins[place], release},
-			Digests: [2]digest.Digest{have.Digest, desc.Digest},
-		}
+func (p placed) manifest(s *sum) (partManifest, bool) {
+	i, ok := p.part.content.find(s)
+	if !ok {
+		return partManifest{}, false
 	}
-	if _, ok := repo.tags[tag]; !ok {
-		repo.tags[tag] = bare(desc)
-		b.origins[place] = release
-	}
-	return nil
-}
-
-func (b *viewBuilder) repository(name string) *repository {
-	name = canonicalName(name)
-	repo := b.view.repos[name]
-	if repo == nil {
-		repo = &repository{
-			name:      name,
-			tags:      make(map[string]ocispec.Descriptor),
-			manifests: make(map[digest.Digest]served),
-			indexes:   make(map[digest.Digest]ocispec.Descriptor),
-			blobs:     make(map[digest.Digest]int64),
-			referrers: make(map[digest.Digest][]ocispec.Descriptor),
-			fallback:  make(map[string]ocispec.Descriptor),
-			made:      make(map[digest.Digest][]byte),
-		}
-		b.view.repos[name] = repo
-		if host, _, ok := strings.Cut(name, "/"); ok && isHost(host) {
-			b.view.hosts[host] = struct{}{}
-		}
-	}
-	return repo
-}
-
-// add serves a manifest and everything under it in a repository.
-func (b *viewBuilder) add(repo *repository, desc ocispec.Descriptor, active bool) error {
-	if have, ok := repo.manifests[desc.Digest]; ok && (have.active || !active) {
-		return nil
-	}
-	m := b.graph[desc.Digest]
-	if m == nil {
-		return &bundle.MissingError{Descriptor: bare(desc)}
-	}
-	repo.manifests[desc.Digest] = served{desc: bare(desc), active: active}
-	if m.Config != nil {
-		repo.blobs[m.Config.Digest] = m.Config.Size
-	}
-	for _, layer := range m.Layers {
-		repo.blobs[layer.Digest] = layer.Size
-	}
-	if m.Subject == nil || !active {
-		return nil
-	}
-	if err := m.Subject.Digest.Validate(); err != nil {
-		return fmt.Errorf("manifest %s: subject %q: %w", desc.Digest, m.Subject.Digest, err)
-	}
-	repo.referrers[m.Subject.Digest] = append(repo.referrers[m.Subject.Digest], m.asReferrer(desc))
-	return nil
-}
-
-// asReferrer describes a manifest as distribution-spec 1.1 "Listing Referrers" asks for.
-func (m *manifest) asReferrer(desc ocispec.Descriptor) ocispec.Descriptor {
-	d := bare(desc)
-	d.Annotations = m.Annotations
-	d.ArtifactType = m.ArtifactType
-	if d.ArtifactType == "" && m.Config != nil {
-		d.ArtifactType = m.Config.MediaType
-	}
-	return d
-}
-
-// finish sorts, so that the order of the releases makes no difference, and makes the indexes of the referrers tag schema.
-func (b *viewBuilder) finish() error {
-	b.view.names = slices.Sorted(maps.Keys(b.view.repos))
-	for _, repo := range b.view.repos {
-		repo.tagNames = slices.Sorted(maps.Keys(repo.tags))
-		for d, desc := range repo.indexes {
-			repo.manifests[d] = served{desc: desc}
-		}
-		for subject, list := range repo.referrers {
-			slices.SortFunc(list, func(a, c ocispec.Descriptor) int { return strings.Compare(string(a.Digest), string(c.Digest)) })
-			tag := fallbackTag(subject)
-			if _, taken := repo.tags[tag]; taken {
-				continue
-			}
-			raw, err := json.Marshal(referrersIndex(list))
-			if err != nil {
-				return fmt.Errorf("referrers of %s: %w", subject, err)
-			}
-			d := digest.FromBytes(raw)
-			repo.made[d] = raw
-			repo.fallback[tag] = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: d, Size: int64(len(raw))}
-		}
-	}
-	return nil
-}
-
-// fallbackTag is the tag of distribution-spec 1.1 "Referrers Tag Schema": algorithm and hex, cut to 32 and 64 characters.
-func fallbackTag(subject digest.Digest) string {
-	hex := subject.Encoded()
-	return subject.Algorithm().String() + "-" + hex[:min(len(hex), 64)]
-}
-
-func referrersIndex(list []ocispec.Descriptor) ocispec.Index {
-	return ocispec.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageIndex,
-		Manifests: append([]ocispec.Descriptor{}, list...), // never null
-	}
-}
-
-// bare leaves only what identifies content.
-func bare(d ocispec.Descriptor) ocispec.Descriptor {
-	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+	return p.here.manifest(i)
 }

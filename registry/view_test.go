@@ -22,8 +22,8 @@ func TestViewOfActiveAndKept(t *testing.T) {
 	next := f.release("2", item("app", bundle.KindImage, newDesc, "ghcr.io/acme/app", "latest", "v2"))
 
 	for name, releases := range map[string][]Release{
-		"kept first": {{Bundle: old}, {Bundle: next, Active: true}},
-		"kept last":  {{Bundle: next, Active: true}, {Bundle: old}},
+		"kept first": {f.kept(old), f.active(next)},
+		"kept last":  {f.active(next), f.kept(old)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := f.view(releases...)
@@ -41,8 +41,9 @@ func TestViewOfActiveAndKept(t *testing.T) {
 			if _, ok := v.Resolve("ghcr.io/acme/app", "v1"); ok {
 				t.Error("a tag of a release that is not active is served")
 			}
-			if refs := v.repos["ghcr.io/acme/app"].referrers; len(refs) != 0 {
-				t.Errorf("referrers of a release that is not active are listed: %v", refs)
+			// Nothing active has the subject: a robot on the old release can still verify it.
+			if refs := v.repos["ghcr.io/acme/app"].referrers(oldDesc.Digest.String()); len(refs) != 1 || refs[0].Digest != oldSBOM.Digest {
+				t.Errorf("referrers of the kept release: %v", refs)
 			}
 			if got := v.Repositories(); !slices.Equal(got, []string{"ghcr.io/acme/app", "ghcr.io/acme/gone"}) {
 				t.Errorf("repositories %v", got)
@@ -53,9 +54,49 @@ func TestViewOfActiveAndKept(t *testing.T) {
 		})
 	}
 	// The release that was only kept becomes the active one, next to the same content as kept.
-	v := f.view(Release{Bundle: old}, Release{Bundle: old, Active: true})
-	if refs := v.repos["ghcr.io/acme/app"].referrers[oldDesc.Digest]; len(refs) != 1 {
+	v := f.view(f.kept(old), f.active(old))
+	if refs := v.repos["ghcr.io/acme/app"].referrers(oldDesc.Digest.String()); len(refs) != 1 {
 		t.Errorf("referrers %v, want one", refs)
+	}
+	if got := v.Hosts(); !slices.Equal(got, []string{"ghcr.io"}) {
+		t.Errorf("hosts %v", got)
+	}
+}
+
+// What an older release said of a manifest counts until a newer one has the manifest too and says something else.
+func TestViewOfWithdrawnReferrers(t *testing.T) {
+	f := newFixture(t)
+	desc := f.putImage(f.image(1))
+	tag := "sha256-" + desc.Digest.Encoded()
+	sbom := f.artifact("application/spdx+json", "old", &desc, nil)
+	legacy := f.artifact("", "legacy", nil, nil)
+	refs := []entry{item("sbom", bundle.KindReferrer, sbom, "ghcr.io/acme/app"), item("sig", bundle.KindReferrer, legacy, "ghcr.io/acme/app", tag+".sig")}
+	refs[0].item.Subject, refs[1].item.Subject = desc.Digest, desc.Digest
+	app := item("app", bundle.KindImage, desc, "ghcr.io/acme/app", "v1")
+	old := f.release("1", append([]entry{app}, refs...)...)
+	without := f.release("2", app)
+	other := f.release("3", item("app", bundle.KindImage, f.putImage(f.image(1)), "ghcr.io/acme/app", "v1"))
+	for name, c := range map[string]struct {
+		releases []Release
+		want     bool
+	}{
+		"active":             {[]Release{f.active(old), f.kept(without)}, true},
+		"subject withdrawn":  {[]Release{f.kept(old), f.active(other)}, true},
+		"referrer withdrawn": {[]Release{f.kept(old), f.active(without)}, false},
+	} {
+		v := f.view(c.releases...)
+		repo := v.repos["ghcr.io/acme/app"]
+		if got := len(repo.referrers(desc.Digest.String())) == 1; got != c.want {
+			t.Errorf("%s: referrers listed: %v", name, got)
+		}
+		for _, tag := range []string{tag, tag + ".sig"} {
+			if _, got := v.Resolve("ghcr.io/acme/app", tag); got != c.want {
+				t.Errorf("%s: %s is there: %v", name, tag, got)
+			}
+		}
+		if _, there := v.Resolve("ghcr.io/acme/app", sbom.Digest.String()); !there {
+			t.Errorf("%s: the referrer is not pullable by digest", name)
+		}
 	}
 }
 
@@ -65,7 +106,7 @@ func TestViewConflict(t *testing.T) {
 	a := f.release("1", item("app", bundle.KindImage, one, "docker.io/library/app", "v1"))
 	b := f.release("2", item("app", bundle.KindImage, two, "docker.io/app", "v1")) // the same repository, spelled differently
 	same := f.release("3", item("other", bundle.KindImage, one, "docker.io/library/app", "v1"))
-	_, err := NewView(t.Context(), f.st, []Release{{a, true}, {b, true}})
+	_, err := NewView([]Release{f.active(a), f.active(b)})
 	var conflict *ConflictError
 	if !errors.As(err, &conflict) {
 		t.Fatalf("%v; want *ConflictError", err)
@@ -74,8 +115,8 @@ func TestViewConflict(t *testing.T) {
 	if *conflict != want {
 		t.Errorf("%+v, want %+v", *conflict, want)
 	}
-	for _, releases := range [][]Release{{{a, true}, {b, false}}, {{a, true}, {same, true}}} {
-		if _, err := NewView(t.Context(), f.st, releases); err != nil {
+	for _, releases := range [][]Release{{f.active(a), f.kept(b)}, {f.active(a), f.active(same)}} {
+		if _, err := NewView(releases); err != nil {
 			t.Errorf("%v", err)
 		}
 	}
@@ -100,10 +141,10 @@ func TestViewSparseAndWhole(t *testing.T) {
 		releases []Release
 		arm      bool
 	}{
-		{[]Release{{sparse, true}}, false},
-		{[]Release{{sparse, true}, {whole, true}}, true},
-		{[]Release{{whole, false}, {sparse, true}}, true},
-		{[]Release{{sparse, false}, {whole, true}}, true},
+		{[]Release{f.active(sparse)}, false},
+		{[]Release{f.active(sparse), f.active(whole)}, true},
+		{[]Release{f.kept(whole), f.active(sparse)}, true},
+		{[]Release{f.kept(sparse), f.active(whole)}, true},
 	} {
 		v := f.view(c.releases...)
 		for ref, want := range map[string]bool{
@@ -116,15 +157,11 @@ func TestViewSparseAndWhole(t *testing.T) {
 	}
 }
 
-func TestViewOfIncompleteStore(t *testing.T) {
-	s := newStack(t)
-	empty := newFixture(t)
-	_, err := NewView(t.Context(), empty.st, []Release{{s.bundle, true}})
-	var missing *bundle.MissingError
-	if !errors.As(err, &missing) {
-		t.Errorf("%v; want *bundle.MissingError", err)
-	}
-	if v, err := NewView(t.Context(), empty.st, nil); err != nil || len(v.Repositories()) != 0 {
+func TestViewOfNothing(t *testing.T) {
+	if v, err := NewView(nil); err != nil || len(v.Repositories()) != 0 || len(v.Hosts()) != 0 {
 		t.Errorf("no release: %v", err)
+	}
+	if _, err := NewView([]Release{{}}); err == nil {
+		t.Error("a release without a part was accepted")
 	}
 }

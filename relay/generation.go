@@ -4,6 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/internal/progress"
@@ -20,6 +26,17 @@ type Generation struct {
 	Registry *registry.View
 	Git      *gitmirror.Generation
 	Problems []string // kept releases that could not be loaded; what is active is whole
+
+	active []*registry.Part // of the active releases
+	header []string         // the value of GenerationHeader
+
+	gitHosts map[string]struct{} // of the mirrored repositories
+}
+
+// Hosts lists the upstream names for which registry and mirror have something, sorted.
+func (g *Generation) Hosts() []string {
+	hosts := slices.Collect(maps.Keys(g.gitHosts))
+	return slices.Compact(slices.Sorted(slices.Values(append(hosts, g.Registry.Hosts()...))))
 }
 
 // Number is the generation that responses name.
@@ -63,8 +80,50 @@ func (r *Relay) commit(ctx context.Context, next Active) error {
 }
 
 func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
-	gen := &Generation{Active: a}
+	gen := &Generation{Active: a, header: []string{strconv.FormatUint(a.Generation, 10)}, gitHosts: make(map[string]struct{})}
+	var wanted []Release
+	var streams []int // of wanted: its stream
+	for i, s := range a.Streams {
+		for _, release := range append([]Release{s.Release}, s.Previous...) {
+			wanted, streams = append(wanted, release), append(streams, i)
+		}
+	}
+	parts, errs := r.parts(ctx, wanted)
 	var releases []registry.Release
+	for i, part := range parts {
+		stream := a.Streams[streams[i]]
+		active := wanted[i].same(stream.Release)
+		switch {
+		case errs[i] == nil:
+			releases = append(releases, registry.Release{Part: part, Active: active})
+			if active {
+				gen.active = append(gen.active, part)
+			}
+		case active:
+			return nil, fmt.Errorf("release %s %s: %w", stream.Name, wanted[i].Version, errs[i])
+		default:
+			// Damage in a release that is not active must be left out, not keep the relay from starting.
+			gen.Problems = append(gen.Problems, fmt.Sprintf("kept release %s %s: %v", stream.Name, wanted[i].Version, errs[i]))
+		}
+	}
+	var err error
+	if gen.Registry, err = registry.NewView(releases); err != nil {
+		return nil, err
+	}
+	repos, err := r.gitRepositories(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	for _, repo := range repos {
+		host, _, _ := strings.Cut(repo.Path, "/")
+		gen.gitHosts[host] = struct{}{}
+	}
+	gen.Git, err = r.mirror.Prepare(ctx, a.Generation, repos)
+	return gen, err
+}
+
+// gitRepositories brings the Git repositories of the active releases into the mirror and lists them.
+func (r *Relay) gitRepositories(ctx context.Context, a Active) ([]gitmirror.Repository, error) {
 	var repos []gitmirror.Repository
 	places := make(map[string]string)
 	for _, s := range a.Streams {
@@ -72,7 +131,6 @@ func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
 		if err != nil {
 			return nil, fmt.Errorf("release %s %s: %w", s.Name, s.Release.Version, err)
 		}
-		releases = append(releases, registry.Release{Bundle: b, Active: true})
 		for _, it := range b.Lock.Items {
 			if it.Kind != bundle.KindGit {
 				continue
@@ -86,33 +144,8 @@ func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
 			}
 			repos = append(repos, gitmirror.Repository{Path: it.Repository, Git: *it.Git})
 		}
-		for _, kept := range s.Previous {
-			b, err := r.whole(ctx, kept)
-			if err != nil {
-				gen.Problems = append(gen.Problems, fmt.Sprintf("kept release %s %s: %v", s.Name, kept.Version, err))
-				continue
-			}
-			releases = append(releases, registry.Release{Bundle: b})
-		}
 	}
-	var err error
-	if gen.Registry, err = registry.NewView(ctx, r.store, releases); err != nil {
-		return nil, err
-	}
-	if gen.Git, err = r.mirror.Prepare(ctx, a.Generation, repos); err != nil {
-		return nil, err
-	}
-	return gen, nil
-}
-
-// whole loads a kept release with all its manifests: damage in a release that is not active must be left out, not keep
-// the relay from starting.
-func (r *Relay) whole(ctx context.Context, kept Release) (*bundle.Bundle, error) {
-	b, err := bundle.Load(ctx, r.store, kept.Bundle)
-	if err != nil {
-		return nil, err
-	}
-	return b, b.Walk(ctx, r.store, func(bundle.Node) error { return nil })
+	return repos, nil
 }
 
 // admitGit brings the Git layers of an item from the store into the mirror's object store; it is quick when they are
@@ -137,20 +170,13 @@ func (r *Relay) admitGit(ctx context.Context, b *bundle.Bundle, it bundle.Item) 
 // check asserts that every blob of the active releases is in the store, with its size: a tag whose layer is missing
 // would fail a robot's pull instead of this activation.
 func (g *Generation) check(ctx context.Context, r *Relay) error {
-	for _, s := range g.Active.Streams {
-		b, err := bundle.Load(ctx, r.store, s.Release.Bundle)
-		if err != nil {
-			return err
-		}
-		err = b.Walk(ctx, r.store, func(n bundle.Node) error {
-			size, err := r.store.Size(ctx, n.Descriptor.Digest)
-			if err != nil || size != n.Descriptor.Size {
-				return &bundle.MissingError{Item: n.Item, Descriptor: n.Descriptor, Err: err}
+	for _, part := range g.active {
+		for d, want := range part.Blobs() {
+			size, err := r.store.Size(ctx, d)
+			if err != nil || size != want {
+				return fmt.Errorf("release %s %s: %w", part.Name(), part.Version(),
+					&bundle.MissingError{Descriptor: ocispec.Descriptor{Digest: d, Size: want}, Err: err})
 			}
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("release %s %s: %w", s.Name, s.Release.Version, err)
 		}
 	}
 	return nil

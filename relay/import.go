@@ -34,6 +34,11 @@ type ImportResult struct {
 	Copied     int64              `json:"copied"`     // bytes that were not here yet
 	Activated  bool               `json:"activated"`  // false when only staged, or when it was active already
 	Generation uint64             `json:"generation"` // the one served from now on
+
+	// Shadows are keys of the site's own repositories behind which changes of this release disappear. The release is
+	// active whatever they say; ShadowsUnknown is why they could not be found out.
+	Shadows        []SiteShadows `json:"shadows,omitempty"`
+	ShadowsUnknown string        `json:"shadowsUnknown,omitempty"`
 }
 
 // NoRoomError says that the disk cannot take the release. Nothing was written.
@@ -110,7 +115,15 @@ func (r *Relay) runImport(ctx context.Context, src media.Source, o ImportOptions
 	}
 	res.Activated = next.Generation != active.Generation
 	res.Generation = next.Generation
-	return res, r.commit(ctx, next)
+	if err := r.commit(ctx, next); err != nil {
+		return res, err
+	}
+	if i, found := active.find(lock.Name); found && res.Activated {
+		if res.Shadows, err = r.shadows(ctx, active.Streams[i].Release, release); err != nil {
+			res.ShadowsUnknown = err.Error()
+		}
+	}
+	return res, nil
 }
 
 // plan is what an import is going to store.
@@ -216,7 +229,11 @@ func (r *Relay) preflight(pl *plan) error {
 	}
 	free := int64(fs.Bavail) * fs.Bsize
 	// A Git layer is stored as a blob, unpacked in quarantine and linked into the mirror.
-	if need := pl.missingBytes + 2*pl.gitBytes + reserve; need > free {
+	need := 2*pl.gitBytes + reserve
+	if !r.remote {
+		need += pl.missingBytes
+	}
+	if need > free {
 		return &NoRoomError{Path: r.dir, Need: need, Free: free}
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/plimsoll/plimsoll/internal/progress"
 	"github.com/plimsoll/plimsoll/registry/store"
 	"github.com/plimsoll/plimsoll/relay/gitmirror"
+	"github.com/plimsoll/plimsoll/relay/smarthttp"
 )
 
 // Options are the relay's settings. The zero value works.
@@ -23,6 +24,11 @@ type Options struct {
 	Git      string        // the git executable; found in PATH if empty
 	Progress progress.Func // receives the progress of imports and activations
 	Workers  int           // blobs copied at once; 4 if zero
+
+	Storage  string // where blobs are, as store.OpenURL takes it; empty: where they were at first, by default in the folder
+	Redirect bool   // send robots to the storage for blobs, where it can take them
+
+	GitHTTP smarthttp.Options // how Git requests are answered: queues and times
 }
 
 // Relay is a data folder and what is in it. Several processes may have one open: changes are made under a lock, and a
@@ -31,29 +37,33 @@ type Relay struct {
 	dir     string
 	options Options
 	store   *store.Store
+	remote  bool // the store is not on the disk of the data folder
 	mirror  *gitmirror.Mirror
 }
 
 // Open opens a data folder, and makes it if it is not there.
-func Open(dir string, o Options) (*Relay, error) {
+func Open(ctx context.Context, dir string, o Options) (*Relay, error) {
 	if o.Workers == 0 {
 		o.Workers = 4
 	}
-	for _, sub := range []string{"", releasesDir, trustDir} {
+	for _, sub := range []string{"", releasesDir, trustDir, derivedDir} {
 		if err := durable.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("data folder: %w", err)
 		}
 	}
-	st, err := store.Open(filepath.Join(dir, "store"))
+	st, remote, err := openStore(ctx, dir, o)
 	if err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	mirror, err := gitmirror.Open(filepath.Join(dir, "git"), gitmirror.Options{Git: o.Git})
+	mirror, err := gitmirror.Open(filepath.Join(dir, "git"), gitmirror.Options{Git: o.Git, HTTP: o.GitHTTP})
 	if err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	return &Relay{dir: dir, options: o, store: st, mirror: mirror}, nil
+	return &Relay{dir: dir, options: o, store: st, remote: remote, mirror: mirror}, nil
 }
+
+// SiteDir is the folder of the site's own repositories in a data folder.
+func SiteDir(dir string) string { return filepath.Join(dir, "site") }
 
 // Dir is the data folder.
 func (r *Relay) Dir() string { return r.dir }

@@ -2,11 +2,13 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -14,27 +16,64 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/plimsoll/plimsoll/registry"
+	"github.com/plimsoll/plimsoll/relay/access"
+	"github.com/plimsoll/plimsoll/relay/admin"
+	"github.com/plimsoll/plimsoll/relay/seen"
+	"github.com/plimsoll/plimsoll/relay/siterepo"
+	"github.com/plimsoll/plimsoll/relay/traffic"
 )
 
 // GenerationHeader names, in each response, the generation that it was answered from.
 const GenerationHeader = "Plimsoll-Generation"
 
-// followInterval bounds how long a change of active.json can go unnoticed when the kernel does not tell of it.
+// followInterval bounds how long a change of a file can go unnoticed when the kernel does not tell of it.
 const followInterval = 2 * time.Second
+
+// ServerOptions are what a server works with. The zero value serves everybody without bounds and remembers nobody.
+type ServerOptions struct {
+	Log       *slog.Logger
+	AccessLog bool              // log each request
+	Guard     *access.Guard     // says who asks; nil: everybody is anonymous
+	Traffic   *traffic.Control  // keeps clients from hurting one another
+	Seen      *seen.DB          // remembers who pulled what; may be nil
+	Metrics   *admin.Metrics    // may be nil
+	Site      *siterepo.Set     // the site's own repositories; may be nil
+	Hosts     map[string]string // further names of upstream registries; see registry.Handler
+}
 
 // Server serves the active generation: the OCI registry below /v2/, Git everywhere else. It owns nothing that changes
 // but one pointer, so registry tags and Git refs switch together.
 type Server struct {
 	relay    *Relay
+	options  ServerOptions
 	log      *slog.Logger
 	registry *registry.Handler
 	current  atomic.Pointer[Generation]
+
+	trouble  string      // what the log was last told of a generation that cannot be served; only for Follow
+	accounts os.FileInfo // when they were last read; only for Follow
 }
 
 // NewServer loads the generation that active.json asks for.
-func (r *Relay) NewServer(ctx context.Context, log *slog.Logger) (*Server, error) {
-	s := &Server{relay: r, log: log, registry: registry.NewHandler(r.store)}
-	s.registry.Report = func(req *http.Request, err error) { log.Error("a request failed", "path", req.URL.Path, "error", err) }
+func (r *Relay) NewServer(ctx context.Context, o ServerOptions) (*Server, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Traffic == nil {
+		o.Traffic = traffic.New(traffic.Limits{})
+	}
+	if err := r.mirror.CheckGit(ctx); err != nil {
+		return nil, err
+	}
+	s := &Server{relay: r, options: o, log: o.Log, registry: registry.NewHandler(r.store)}
+	s.registry.Hosts = o.Hosts
+	s.registry.Blobs = o.Traffic.Blobs
+	s.registry.Report = func(req *http.Request, err error) {
+		s.log.Error("a request failed", "path", req.URL.Path, "error", err)
+		if o.Metrics != nil {
+			o.Metrics.StoreProblem()
+		}
+	}
 	gen, err := r.Load(ctx)
 	if err != nil {
 		return nil, err
@@ -43,26 +82,144 @@ func (r *Relay) NewServer(ctx context.Context, log *slog.Logger) (*Server, error
 	return s, nil
 }
 
-// Generation is the number of the generation that is served now.
-func (s *Server) Generation() uint64 { return s.current.Load().Number() }
-
-// ServeHTTP answers one request from one generation.
-func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	gen := s.current.Load()
-	w.Header().Set(GenerationHeader, strconv.FormatUint(gen.Number(), 10))
-	switch {
-	case req.URL.Path == "/v2" || strings.HasPrefix(req.URL.Path, "/v2/"):
-		s.registry.ServeView(w, req, gen.Registry)
-	case req.URL.Path == "/healthz":
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		fmt.Fprintf(w, "ok, generation %d\n", gen.Number())
-	default:
-		s.relay.mirror.ServeGeneration(w, req, gen.Git)
+// Kinds are the words for what requests ask for, in metrics and logs.
+func Kinds() []string {
+	return []string{
+		"ping", "catalog", seen.KindManifest, seen.KindBlob, "tags", "referrers", "refs", seen.KindGit, "site", "health", "refused",
 	}
 }
 
-// Follow swaps the generation whenever active.json changes, until ctx ends. An import runs in a process of its own and
-// only writes the file; a generation that cannot be loaded leaves the one that is served in place.
+// MirrorsHost reports whether the mirror serves repositories of a host.
+func (s *Server) MirrorsHost(host string) bool {
+	_, ok := s.current.Load().gitHosts[host]
+	return ok
+}
+
+// Generation is what is served now.
+func (s *Server) Generation() *Generation { return s.current.Load() }
+
+// asked is what a request turned out to be, for records.
+type asked struct {
+	kind string
+	registry.Answer
+}
+
+// ServeHTTP answers one request from one generation.
+func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	start := time.Now()
+	gen := s.current.Load()
+	out := s.options.Traffic.Writer(w)
+	out.Header()[GenerationHeader] = gen.header
+	if s.options.Metrics != nil {
+		s.options.Metrics.Begin()
+	}
+	var who access.Identity
+	var a asked
+	defer func() { s.record(req, out, gen, who, a, start) }() // also when an answer breaks off by a panic
+	if req.URL.Path == "/healthz" {
+		a.kind = "health"
+		out.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		fmt.Fprintf(out, "ok, generation %d\n", gen.Number())
+		return
+	}
+	who, err := s.identify(req)
+	if err != nil {
+		a.kind = "refused"
+		if s.options.Metrics != nil {
+			s.options.Metrics.Refused(refusal(req, err))
+		}
+		s.options.Guard.Refuse(out, req, err)
+		return
+	}
+	if who.Name != "" {
+		req = req.WithContext(traffic.WithClient(req.Context(), who.Name))
+	}
+	s.answer(out, req, gen, who, &a)
+}
+
+func (s *Server) identify(req *http.Request) (access.Identity, error) {
+	if s.options.Guard == nil {
+		return access.Identity{Role: access.RoleRobot, By: access.ByAnonymous}, nil
+	}
+	who, err := s.options.Guard.Identify(req)
+	if err != nil {
+		return access.Identity{}, err
+	}
+	return who, s.options.Guard.Require(req, who, access.RoleRobot)
+}
+
+// refusal is why a request was not let in, for metrics.
+func refusal(req *http.Request, err error) string {
+	var denied *access.DeniedError
+	switch {
+	case errors.As(err, &denied) && denied.Status == http.StatusForbidden:
+		return admin.Forbidden
+	case errors.As(err, &denied) && denied.Status == http.StatusServiceUnavailable:
+		return admin.Slowed
+	case req.Header.Get("Authorization") == "" && (req.TLS == nil || len(req.TLS.PeerCertificates) == 0):
+		return admin.NoCredentials
+	}
+	return admin.WrongCredentials
+}
+
+func (s *Server) answer(w http.ResponseWriter, req *http.Request, gen *Generation, who access.Identity, a *asked) {
+	switch {
+	case req.URL.Path == "/v2" || strings.HasPrefix(req.URL.Path, "/v2/"):
+		a.Answer = s.registry.ServeView(w, req, gen.Registry)
+		a.kind = a.Kind.String()
+	case s.options.Site != nil && s.options.Site.Serves(req.Host, req.URL.Path):
+		a.kind = "site"
+		answer := s.options.Site.Serve(w, req, siterepo.Identity{Name: who.Name, Write: who.Role.May(access.RoleOperator)})
+		if answer.Repository != "" {
+			a.Repository = "site/" + answer.Repository
+		}
+		if answer.Err != nil {
+			s.log.Warn("a request to a site repository failed", "repository", answer.Repository, "who", who.Name, "error", answer.Err)
+		}
+	default:
+		a.kind = "refs"
+		answer := s.relay.mirror.ServeGeneration(w, req, gen.Git)
+		a.Repository = answer.Repository
+		if req.Method == http.MethodPost && !answer.Cached {
+			a.kind = seen.KindGit
+		}
+	}
+}
+
+// record tells metrics, the database of who pulled what, and the log.
+func (s *Server) record(req *http.Request, out *traffic.Writer, gen *Generation, who access.Identity, a asked, start time.Time) {
+	took := time.Since(start)
+	o := &s.options
+	if o.Metrics != nil {
+		o.Metrics.Observe(a.kind, out.Status(), out.Bytes(), took)
+	}
+	if o.Seen != nil && a.kind != "health" && a.kind != "refused" {
+		o.Seen.Record(seen.Event{
+			Time: start, Robot: who.Name, Address: req.RemoteAddr, Agent: req.UserAgent(), Kind: a.kind,
+			Repository: a.Repository, Reference: a.Reference, Digest: a.Digest, Generation: gen.Number(),
+			Status: out.Status(), Bytes: out.Bytes(), Duration: took,
+		})
+	}
+	if o.AccessLog {
+		s.log.Info("request", "client", clientName(who, req), "method", req.Method, "host", req.Host, "path", req.URL.Path, "kind", a.kind,
+			"status", out.Status(), "bytes", out.Bytes(), "took", took, "generation", gen.Number(), "agent", req.UserAgent())
+	}
+}
+
+func clientName(who access.Identity, req *http.Request) string {
+	if who.Name != "" {
+		return who.Name
+	}
+	host, _, err := net.SplitHostPort(req.RemoteAddr)
+	if err != nil {
+		return req.RemoteAddr
+	}
+	return host
+}
+
+// Follow swaps the generation whenever active.json changes, and reads the accounts again when those change, until ctx
+// ends. An import runs in a process of its own and only writes the file; a generation that cannot be loaded leaves the
+// one that is served in place.
 func (s *Server) Follow(ctx context.Context) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -82,7 +239,7 @@ func (s *Server) Follow(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
-			if filepath.Base(event.Name) != activeFile {
+			if name := filepath.Base(event.Name); name != activeFile && name != access.File {
 				continue
 			}
 		case err := <-watcher.Errors:
@@ -90,12 +247,35 @@ func (s *Server) Follow(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		s.reload(ctx)
+		s.followAccounts()
 	}
+}
+
+// followAccounts reads the accounts again when their file is another one.
+func (s *Server) followAccounts() {
+	fi, err := os.Stat(filepath.Join(s.relay.dir, access.File))
+	if err != nil || s.accounts != nil && os.SameFile(fi, s.accounts) && fi.ModTime().Equal(s.accounts.ModTime()) {
+		return
+	}
+	s.accounts = fi
+	s.ReloadAccounts() //nolint:errcheck // it is logged
+}
+
+// ReloadAccounts reads who may ask again. When that is not possible, what was read before stays in force.
+func (s *Server) ReloadAccounts() error {
+	if s.options.Guard == nil {
+		return nil
+	}
+	err := s.options.Guard.Reload()
+	if err != nil {
+		s.log.Error("the accounts cannot be read; those from before stay in force", "error", err)
+	}
+	return err
 }
 
 func (s *Server) reload(ctx context.Context) {
 	active, err := readActive(s.relay.dir)
-	if err == nil && active.Generation == s.Generation() {
+	if err == nil && active.Generation == s.Generation().Number() {
 		return
 	}
 	var gen *Generation
@@ -103,9 +283,13 @@ func (s *Server) reload(ctx context.Context) {
 		gen, err = s.relay.generation(ctx, active)
 	}
 	if err != nil {
-		s.log.Error("the new generation cannot be served; the old one stays", "serving", s.Generation(), "error", err)
+		if text := err.Error(); ctx.Err() == nil && text != s.trouble {
+			s.trouble = text
+			s.log.Error("the new generation cannot be served; the old one stays", "serving", s.Generation().Number(), "error", err)
+		}
 		return
 	}
+	s.trouble = ""
 	s.swap(gen)
 }
 

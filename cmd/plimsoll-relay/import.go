@@ -14,7 +14,7 @@ import (
 
 type importFlags struct {
 	plainHTTP, stage, json bool
-	caFile                 string
+	caFile, storage        string
 	progress               cli.ProgressFlag
 }
 
@@ -37,6 +37,7 @@ cut anywhere, the same command continues.`,
 	flags.StringVar(&f.caFile, "ca-file", "", "trust this CA for the registry of the bundle")
 	flags.BoolVar(&f.stage, "stage", false, "verify and store only; activate later")
 	flags.BoolVar(&f.json, "json", false, "print the result as JSON")
+	flags.StringVar(&f.storage, "storage", "", storageHelp)
 	f.progress.Register(cmd)
 	return cmd
 }
@@ -48,7 +49,7 @@ func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
 		return err
 	}
 	defer draw.Close()
-	r, err := relay.Open(data, relay.Options{Progress: draw.Func})
+	r, err := relay.Open(cmd.Context(), data, relay.Options{Progress: draw.Func, Storage: f.storage})
 	if err != nil {
 		return err
 	}
@@ -85,5 +86,9 @@ func printImport(w io.Writer, res *relay.ImportResult, staged bool) {
 		fmt.Fprintf(w, "  active, generation %d\n", res.Generation)
 	default:
 		fmt.Fprintf(w, "  was active already, generation %d\n", res.Generation)
+	}
+	printShadows(w, res.Shadows)
+	if res.ShadowsUnknown != "" {
+		fmt.Fprintf(w, "  the site's own repositories could not be compared: %s\n", res.ShadowsUnknown)
 	}
 }

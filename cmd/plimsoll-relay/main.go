@@ -17,7 +17,7 @@ var version = "devel"
 
 func main() { os.Exit(run()) }
 
-func run() int { return cli.Main(newRoot(), explain) }
+func run() int { return cli.Main(newRoot(), explain, explainAccounts) }
 
 func newRoot() *cobra.Command {
 	var data string
@@ -31,7 +31,8 @@ read-only OCI registry and a read-only Git mirror, switched from one release to 
 	}
 	root.PersistentFlags().StringVar(&data, "data", "/var/lib/plimsoll", "the relay's data folder")
 	cobra.CheckErr(root.MarkPersistentFlagDirname("data"))
-	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data), newRobotConfig(&data))
+	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data), newRobotConfig(&data),
+		newRobot(&data), newOperator(&data), newPulls(&data), newSite(&data))
 	return root
 }
 
@@ -46,10 +47,13 @@ func explain(err error) (code int, hint string, ok bool) {
 		partial *gitmirror.IncompleteError
 		absent  *relay.NoReleaseError
 		noTrust *relay.NoTrustError
+		storage *relay.OtherStorageError
 	)
 	switch {
 	case errors.As(err, &noTrust):
 		return cli.ExitDenied, "run 'plimsoll-relay trust add release.pub' with the publisher's release key", true
+	case errors.As(err, &storage):
+		return cli.ExitUsage, "leave out --storage, or use another data folder", true
 	case errors.As(err, &older):
 		return cli.ExitOlder, "to go back to a release that is kept here, run 'plimsoll-relay rollback'", true
 	case errors.As(err, &room):

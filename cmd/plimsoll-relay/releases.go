@@ -23,7 +23,7 @@ func newTrust(data *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := relay.Open(*data, relay.Options{})
+			r, err := relay.Open(cmd.Context(), *data, relay.Options{})
 			if err != nil {
 				return err
 			}
@@ -82,7 +82,7 @@ before that is not newer than the active one. NAME may be left out when the rela
 }
 
 func switchRelease(cmd *cobra.Command, data, name string, asJSON bool, change func(*relay.Relay) (relay.Active, error)) error {
-	r, err := relay.Open(data, relay.Options{})
+	r, err := relay.Open(cmd.Context(), data, relay.Options{})
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func newStatus(data *string) *cobra.Command {
 		Short: "Show which releases are active, kept and staged",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			r, err := relay.Open(*data, relay.Options{})
+			r, err := relay.Open(cmd.Context(), *data, relay.Options{})
 			if err != nil {
 				return err
 			}

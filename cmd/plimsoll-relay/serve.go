@@ -2,31 +2,37 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
+	"net/netip"
 	"os"
-	"path/filepath"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
-	"github.com/plimsoll/plimsoll/relay"
-	"github.com/plimsoll/plimsoll/relay/siteca"
+	"github.com/plimsoll/plimsoll/cmd/internal/cli"
 )
 
-// drainTime is how long running pulls may take after the relay was told to stop.
-const drainTime = 10 * time.Second
-
 type serveFlags struct {
-	listen, site string
-	names        []string
-	plainHTTP    bool
+	listen, adminListen         string
+	adminNetworks               []string
+	site                        string
+	names                       []string
+	hosts                       map[string]string
+	plainHTTP, anonymous        bool
+	certFile, keyFile, clientCA string
+	rate, clientRate            cli.ByteRate
+	blobs, clientBlobs          int
+	connections, clientConns    int
+	gitProcesses                int
+	siteRepositories            []string
+	siteForce                   []string
+	storage                     string
+	redirect                    bool
+	logFormat                   string
+	accessLog, noHistory        bool
+	drain                       time.Duration
 }
 
 func newServe(data *string) *cobra.Command {
@@ -37,98 +43,113 @@ func newServe(data *string) *cobra.Command {
 		Long: `serve answers robots: the OCI registry below /v2/, Git repositories everywhere else, over TLS with a
 certificate of the site's own CA. The CA is made at the first start; robots must trust DATA/tls/ca.crt.
 
-Releases are switched by import, activate and rollback while it runs.`,
-		Example: `  plimsoll-relay serve --listen :443 --name relay.plant7.example --name ghcr.io --name github.com`,
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return f.run(cmd, *data) },
+Only robots with an account are answered ('plimsoll-relay robot add'), by password, token or client certificate. Operators
+('plimsoll-relay operator add') may also push to the site's own repositories, by default /site/site-overrides.
+
+Releases are switched by import, activate and rollback while it runs; accounts and certificates are read again when they
+change, or on SIGHUP.`,
+		Example: `  plimsoll-relay serve --listen :443 --name relay.plant7.example --name ghcr.io --name github.com
+  plimsoll-relay serve --listen :443 --name relay.plant7.example --limit-rate 80MB --limit-rate-client 20MB
+  plimsoll-relay serve --listen :443 --tls-cert relay.crt --tls-key relay.key --client-ca plant-ca.crt`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, *data) },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:8443", "address for robots")
+	flags.StringVar(&f.adminListen, "admin-listen", "127.0.0.1:9443", "address for metrics, health, profiles and reloading; empty: none")
+	flags.StringArrayVar(&f.adminNetworks, "admin-network", nil, "network from which administrators connect, besides this machine (CIDR, repeatable)")
 	flags.StringArrayVar(&f.names, "name", nil, "DNS name or IP address by which robots reach the relay (repeatable)")
+	flags.StringToStringVar(&f.hosts, "alias", nil, "further name of an upstream registry: images.plant7.example=ghcr.io (repeatable)")
 	flags.StringVar(&f.site, "site", "", "the site's name, for the CA (default: the host name)")
 	flags.BoolVar(&f.plainHTTP, "insecure-plain-http", false, "serve without TLS")
+	flags.BoolVar(&f.anonymous, "insecure-anonymous", false, "let everybody on the network read, without an account")
+	flags.StringVar(&f.certFile, "tls-cert", "", "serve with this certificate chain (PEM) for the names that it has")
+	flags.StringVar(&f.keyFile, "tls-key", "", "its key (PEM)")
+	flags.StringVar(&f.clientCA, "client-ca", "", "also accept client certificates of these authorities (PEM), whose common name is an account")
+	flags.Var(&f.rate, "limit-rate", "send blobs at most this fast to all robots together, in bytes a second (80MB)")
+	flags.Var(&f.clientRate, "limit-rate-client", "send blobs at most this fast to one robot")
+	flags.IntVar(&f.blobs, "max-blobs", 0, "blobs sent at one time; further ones wait their turn (0: no limit)")
+	flags.IntVar(&f.clientBlobs, "max-blobs-client", 0, "of them, those to one robot (0: no limit)")
+	flags.IntVar(&f.connections, "max-connections", 4096, "connections served at one time; further ones wait their turn")
+	flags.IntVar(&f.clientConns, "max-connections-client", 256, "of them, those of one address")
+	flags.IntVar(&f.gitProcesses, "git-processes", 0, "git processes at one time (0: twice the CPUs, at least 4)")
+	flags.StringArrayVar(&f.siteRepositories, "site-repository", []string{"site-overrides"}, "name of a repository of the site's own (repeatable)")
+	flags.StringArrayVar(&f.siteForce, "site-allow-force", nil, "refs of them that may be rewritten and deleted (pattern, repeatable)")
+	flags.StringVar(&f.storage, "storage", "", storageHelp)
+	flags.BoolVar(&f.redirect, "storage-redirect", false, "send robots to the S3 storage for blobs")
+	flags.StringVar(&f.logFormat, "log-format", "json", "json or text, on standard error")
+	flags.BoolVar(&f.accessLog, "access-log", false, "log each request")
+	flags.BoolVar(&f.noHistory, "no-history", false, "do not remember who pulled what")
+	flags.DurationVar(&f.drain, "drain", 10*time.Second, "how long running pulls may take after the relay was told to stop")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("log-format", cobra.FixedCompletions([]string{"json", "text"}, cobra.ShellCompDirectiveNoFileComp)))
+	for _, name := range []string{"tls-cert", "tls-key", "client-ca"} {
+		cobra.CheckErr(cmd.MarkFlagFilename(name))
+	}
+	cmd.MarkFlagsRequiredTogether("tls-cert", "tls-key")
+	cmd.MarkFlagsMutuallyExclusive("insecure-plain-http", "tls-cert")
+	cmd.MarkFlagsMutuallyExclusive("insecure-plain-http", "client-ca")
 	return cmd
 }
 
-// run wires the relay: one goroutine follows active.json, one serves HTTP, and the first to end ends the other.
-func (f *serveFlags) run(cmd *cobra.Command, data string) error {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	r, err := relay.Open(data, relay.Options{})
-	if err != nil {
-		return err
+const storageHelp = "keep blobs in this S3 bucket (s3://BUCKET/PREFIX?region=…&endpoint=…) instead of the data folder; remembered"
+
+func (f *serveFlags) logger() (*slog.Logger, error) {
+	switch f.logFormat {
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, nil)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, nil)), nil
 	}
-	server, err := r.NewServer(cmd.Context(), log)
-	if err != nil {
-		return err
-	}
-	listener, err := net.Listen("tcp", f.listen)
-	if err != nil {
-		return err
-	}
-	scheme := "http"
-	if !f.plainHTTP {
-		scheme = "https"
-		config, err := f.tls(r, listener.Addr())
-		if err != nil {
-			return errors.Join(err, listener.Close())
-		}
-		listener = tls.NewListener(listener, config)
-	}
-	httpServer := &http.Server{
-		Handler:           server,
-		ReadHeaderTimeout: 30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s://%s\n", scheme, listener.Addr())
-	g, ctx := errgroup.WithContext(cmd.Context())
-	g.Go(func() error { return server.Follow(ctx) })
-	g.Go(func() error {
-		if err := httpServer.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
-	g.Go(func() error {
-		<-ctx.Done()
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-		defer cancel()
-		if err := httpServer.Shutdown(drain); err != nil {
-			return httpServer.Close() // the last pulls are resumed by their clients
-		}
-		return nil
-	})
-	return g.Wait()
+	return nil, cli.Usagef("--log-format %q: want json or text", f.logFormat)
 }
 
-func (f *serveFlags) tls(r *relay.Relay, addr net.Addr) (*tls.Config, error) {
+func (f *serveFlags) networks() ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, text := range f.adminNetworks {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, cli.Usagef("--admin-network %q: want a network such as 10.7.0.0/24", text)
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// certificateNames are what robots may call the relay by: what the operator said, what this machine is called, and the
+// upstream names that robots are led here by.
+func (f *serveFlags) certificateNames(listener net.Addr, served []string) ([]string, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return nil, err
 	}
-	if f.site == "" {
-		f.site = host
-	}
-	now := time.Now()
-	ca, err := siteca.Open(tlsDir(r), f.site, now)
-	if err != nil {
-		return nil, err
-	}
-	names := append(slices.Clone(f.names), "localhost", "127.0.0.1", "::1", host)
-	if tcp, ok := addr.(*net.TCPAddr); ok && !tcp.IP.IsUnspecified() {
+	names := append(append([]string{}, f.names...), "localhost", "127.0.0.1", "::1", host)
+	if tcp, ok := listener.(*net.TCPAddr); ok && !tcp.IP.IsUnspecified() {
 		names = append(names, tcp.IP.String())
 	}
-	cert, err := ca.Server(names, now)
-	if err != nil {
-		return nil, err
+	for alias := range f.hosts {
+		names = append(names, alias)
 	}
-	return &tls.Config{
-		Certificates: []tls.Certificate{*cert},
-		MinVersion:   tls.VersionTLS12,
-		NextProtos:   []string{"h2", "http/1.1"},
-	}, nil
+	for _, upstream := range served {
+		name, _, _ := strings.Cut(upstream, ":") // a certificate has no ports
+		names = append(names, name)
+		if name == "docker.io" {
+			names = append(names, "registry-1.docker.io", "index.docker.io")
+		}
+	}
+	return names, nil
 }
 
-// tlsDir is the folder of the site's CA.
-func tlsDir(r *relay.Relay) string { return filepath.Join(r.Dir(), "tls") }
+func (f *serveFlags) run(cmd *cobra.Command, data string) error {
+	log, err := f.logger()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
+	w := &wiring{flags: f, data: data, log: log, out: cmd.OutOrStdout()}
+	defer w.close()
+	if err := w.open(ctx); err != nil {
+		return err
+	}
+	return w.run(ctx)
+}

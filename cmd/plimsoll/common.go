@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/plimsoll/plimsoll/bundle/media"
+	"github.com/plimsoll/plimsoll/cmd/internal/cli"
 )
 
 // roadFlags are the flags of every command that opens a bundle somewhere.
@@ -18,7 +19,7 @@ type roadFlags struct {
 
 // transferFlags say how bytes travel, whatever the registry.
 type transferFlags struct {
-	rate     byteRate
+	rate     cli.ByteRate
 	jobs     int
 	patience patience
 }

@@ -25,6 +25,7 @@ type demo struct {
 	serve    *exec.Cmd
 	log      *os.File
 	relay    *clients.Relay
+	password string // of the account of robot
 
 	digests map[string]string // of robot-app, by version
 	commits map[string]string // of main, by version
@@ -71,6 +72,22 @@ func (d *demo) command(ctx context.Context, name string, args ...string) (string
 	return string(out), nil
 }
 
+// robot is the account by which the demo's clients pull.
+const robot = "robot-17"
+
+// addRobot makes the account and keeps its password.
+func (d *demo) addRobot(ctx context.Context) error {
+	fmt.Printf("   $ plimsoll-relay robot add %s\n", robot)
+	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "plimsoll-relay"), "robot", "add", robot, "--data", d.path("relay"))
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("plimsoll-relay robot add: %w", err)
+	}
+	d.password = strings.TrimSpace(string(out))
+	d.say("  its password is generated and shown once")
+	return nil
+}
+
 // show runs a program and prints its output.
 func (d *demo) show(ctx context.Context, name string, args ...string) error {
 	out, err := d.command(ctx, name, args...)
@@ -105,7 +122,7 @@ func (d *demo) startRelay(ctx context.Context) error {
 	if d.log, err = os.Create(d.path("relay.log")); err != nil {
 		return err
 	}
-	d.serve = exec.Command(filepath.Join(d.bin, "plimsoll-relay"), "serve", "--data", d.path("relay"), "--listen", "127.0.0.1:0", "--site", "demo")
+	d.serve = exec.Command(filepath.Join(d.bin, "plimsoll-relay"), "serve", "--data", d.path("relay"), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--site", "demo")
 	d.serve.Stderr = d.log
 	stdout, err := d.serve.StdoutPipe()
 	if err != nil {
@@ -118,8 +135,12 @@ func (d *demo) startRelay(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("plimsoll-relay serve: %w; see %s", err, d.log.Name())
 	}
-	d.relay, err = clients.New(strings.TrimPrefix(strings.TrimSpace(line), "https://"), d.path("relay", "tls", "ca.crt"))
-	return err
+	anybody, err := clients.New(strings.TrimPrefix(strings.TrimSpace(line), "https://"), d.path("relay", "tls", "ca.crt"))
+	if err != nil {
+		return err
+	}
+	d.relay = anybody.As(robot, d.password)
+	return nil
 }
 
 // follow waits until the relay serves a generation.

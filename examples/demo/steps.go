@@ -142,6 +142,9 @@ func (d *demo) importFirst(ctx context.Context) error {
 	if err := d.show(ctx, "plimsoll-relay", "import", d.artifact("v1.5.4"), "--plain-http", "--data", data, "--progress", "none"); err != nil {
 		return err
 	}
+	if err := d.addRobot(ctx); err != nil {
+		return err
+	}
 	if err := d.startRelay(ctx); err != nil {
 		return err
 	}
@@ -168,7 +171,9 @@ func (d *demo) pullFirst(ctx context.Context) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := d.show(ctx, "plimsoll-relay", "robot-config", "--address", d.relay.Addr, "-o", dir, "--ca-path", filepath.Join(dir, "ca.crt"), "--data", d.path("relay")); err != nil {
+	if err := d.show(ctx, "plimsoll-relay", "robot-config", "--address", d.relay.Addr, "-o", dir, "--robot", robot,
+		"--ca-path", filepath.Join(dir, "ca.crt"), "--client-cert-path", filepath.Join(dir, "client.crt"), "--client-key-path", filepath.Join(dir, "client.key"),
+		"--data", d.path("relay")); err != nil {
 		return err
 	}
 	c, err := d.relay.StartContainerd(ctx, dir)
@@ -180,7 +185,7 @@ func (d *demo) pullFirst(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("containerd           %s:v1.5.4 through hosts.toml  %s", app, digest)
+	d.say("containerd           %s:v1.5.4 through hosts.toml, with the robot's certificate  %s", app, digest)
 	return nil
 }
 
@@ -317,5 +322,8 @@ func (d *demo) rollback(ctx context.Context) error {
 		return err
 	}
 	d.say("the tag v1.5.5 is gone; by digest it stays pullable for robots that are in the middle of a pull")
-	return d.show(ctx, "plimsoll-relay", "status", "--data", d.path("relay"))
+	if err := d.show(ctx, "plimsoll-relay", "status", "--data", d.path("relay")); err != nil {
+		return err
+	}
+	return d.show(ctx, "plimsoll-relay", "pulls", "--robot", robot, "--limit", "5", "--data", d.path("relay"))
 }

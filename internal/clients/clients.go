@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -23,13 +25,17 @@ import (
 	"oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content/memory"
 	orasremote "oras.land/oras-go/v2/registry/remote"
+	orasauth "oras.land/oras-go/v2/registry/remote/auth"
 )
 
-// Relay is the address of a relay and the CA that its clients trust.
+// Relay is the address of a relay, the CA that its clients trust, and who they say that they are.
 type Relay struct {
-	Addr   string // host:port
-	CAFile string // PEM
-	http   *http.Client
+	Addr            string // host:port
+	CAFile          string // PEM
+	Robot, Password string // an account of the relay; empty: none
+
+	transport *http.Transport
+	http      *http.Client
 }
 
 // New reads the CA file.
@@ -42,15 +48,33 @@ func New(addr, caFile string) (*Relay, error) {
 	if !pool.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("%s: no certificate in it", caFile)
 	}
-	transport := &http.Transport{
+	r := &Relay{Addr: addr, CAFile: caFile, transport: &http.Transport{
 		TLSClientConfig:     &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 		ForceAttemptHTTP2:   true,
 		MaxIdleConnsPerHost: 8,
-	}
-	return &Relay{Addr: addr, CAFile: caFile, http: &http.Client{Transport: transport}}, nil
+	}}
+	r.http = &http.Client{Transport: r.transport}
+	return r, nil
 }
 
-// HTTP is a client that trusts the site's CA.
+// As gives the same relay for a robot with an account.
+func (r *Relay) As(robot, password string) *Relay {
+	as := *r
+	as.Robot, as.Password = robot, password
+	as.http = &http.Client{Transport: credentials{&as}}
+	return &as
+}
+
+// credentials sends the account's name and password with each request.
+type credentials struct{ relay *Relay }
+
+func (c credentials) RoundTrip(req *http.Request) (*http.Response, error) {
+	req = req.Clone(req.Context())
+	req.SetBasicAuth(c.relay.Robot, c.relay.Password)
+	return c.relay.transport.RoundTrip(req)
+}
+
+// HTTP is a client that trusts the site's CA and sends the credentials.
 func (r *Relay) HTTP() *http.Client { return r.http }
 
 // URL is the address of a path on the relay.
@@ -87,7 +111,8 @@ func (r *Relay) PullImage(ctx context.Context, ref string, platform v1.Platform)
 	if err != nil {
 		return nil, "", err
 	}
-	desc, err := remote.Get(parsed, remote.WithContext(ctx), remote.WithTransport(r.http.Transport), remote.WithPlatform(platform))
+	desc, err := remote.Get(parsed, remote.WithContext(ctx), remote.WithTransport(r.transport),
+		remote.WithAuth(r.authenticator()), remote.WithPlatform(platform))
 	if err != nil {
 		return nil, "", err
 	}
@@ -96,6 +121,13 @@ func (r *Relay) PullImage(ctx context.Context, ref string, platform v1.Platform)
 		return nil, "", err
 	}
 	return img, desc.Digest.String(), validate.Image(img)
+}
+
+func (r *Relay) authenticator() authn.Authenticator {
+	if r.Robot == "" {
+		return authn.Anonymous
+	}
+	return &authn.Basic{Username: r.Robot, Password: r.Password}
 }
 
 // OrasCopy copies everything under a reference into memory with oras-go.
@@ -126,13 +158,24 @@ func (r *Relay) orasRepository(repository string) (*orasremote.Repository, error
 	if err != nil {
 		return nil, err
 	}
-	repo.Client = r.http
+	repo.Client = &orasauth.Client{
+		Client: &http.Client{Transport: r.transport},
+		Credential: func(context.Context, string) (orasauth.Credential, error) {
+			return orasauth.Credential{Username: r.Robot, Password: r.Password}, nil
+		},
+	}
 	return repo, nil
 }
 
 // HelmPull pulls a chart with Helm's own library and gives its version and archive.
 func (r *Relay) HelmPull(ref string) (version string, archive []byte, err error) {
-	client, err := helmregistry.NewClient(helmregistry.ClientOptHTTPClient(r.http), helmregistry.ClientOptWriter(io.Discard))
+	options := []helmregistry.ClientOption{
+		helmregistry.ClientOptHTTPClient(&http.Client{Transport: r.transport}), helmregistry.ClientOptWriter(io.Discard),
+	}
+	if r.Robot != "" {
+		options = append(options, helmregistry.ClientOptBasicAuth(r.Robot, r.Password))
+	}
+	client, err := helmregistry.NewClient(options...)
 	if err != nil {
 		return "", nil, err
 	}
@@ -143,11 +186,20 @@ func (r *Relay) HelmPull(ref string) (version string, archive []byte, err error)
 	return res.Chart.Meta.Version, res.Chart.Data, nil
 }
 
+// GitURL is the relay's address with the credentials in it.
+func (r *Relay) GitURL() string {
+	u := url.URL{Scheme: "https", Host: r.Addr}
+	if r.Robot != "" {
+		u.User = url.UserPassword(r.Robot, r.Password)
+	}
+	return u.String()
+}
+
 // Git runs the git CLI in dir against the relay, with the site's CA and without any configuration of the machine. A
 // $URL in an argument becomes the relay's address.
 func (r *Relay) Git(ctx context.Context, dir string, args ...string) (string, error) {
 	for i, arg := range args {
-		args[i] = strings.ReplaceAll(arg, "$URL", "https://"+r.Addr)
+		args[i] = strings.ReplaceAll(arg, "$URL", r.GitURL())
 	}
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = dir

@@ -92,6 +92,16 @@ func (c *Containerd) Pull(ctx context.Context, image string) (string, error) {
 	return "", fmt.Errorf("ctr images ls: no digest in %q", out)
 }
 
+// Run runs the program of an image that was pulled, in a container of its own, until it ends or ctx does, and gives what
+// it printed. Env are NAME=value.
+func (c *Containerd) Run(ctx context.Context, image, id string, env ...string) (string, error) {
+	args := []string{"run", "--rm", "--snapshotter", "native", "--platform", "linux/amd64", "--net-host"}
+	for _, e := range env {
+		args = append(args, "--env", e)
+	}
+	return c.Ctr(ctx, append(args, image, id)...)
+}
+
 // Close stops the daemon.
 func (c *Containerd) Close() {
 	// It may have ended by itself; then both calls say so, and that is what was wanted.

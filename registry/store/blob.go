@@ -2,56 +2,30 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-
-	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
-	"github.com/opencontainers/go-digest"
 )
 
 // Blob is an opened blob. From the filesystem driver its ReadSeekCloser is the *os.File itself: hand that field to
-// http.ServeContent, not the Blob, so that the kernel can send the file without copying it through the process.
+// http.ServeContent, not the Blob, so that the kernel can send the file without copying it through the process. From S3
+// it asks for bytes only when it is read, from the offset where it is read, and anew only after a Seek to another one.
 type Blob struct {
 	io.ReadSeekCloser
-	Size int64 // in bytes, as it is on the disk
+	Size int64 // in bytes, as it is in the store
 }
 
-// OpenBlob opens an admitted blob at its first byte. It fails with an error for which errors.Is(err, fs.ErrNotExist)
-// holds when there is none.
-func (s *Store) OpenBlob(ctx context.Context, d digest.Digest) (*Blob, error) {
-	if err := checkDigest(d); err != nil {
-		return nil, err
-	}
-	p := blobPath(d)
-	rc, err := s.driver.Reader(ctx, p, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open blob %s: %w", d, cause(err))
-	}
-	if file, ok := rc.(*os.File); ok {
-		fi, err := file.Stat()
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("open blob %s: %w", d, err), file.Close())
-		}
-		return &Blob{ReadSeekCloser: file, Size: fi.Size()}, nil
-	}
-	size, err := s.stat(ctx, p)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open blob %s: %w", d, err), rc.Close())
-	}
-	return &Blob{ReadSeekCloser: &reopener{ctx: ctx, driver: s.driver, path: p, size: size, rc: rc}, Size: size}, nil
-}
+// openAt opens a stream that starts at an offset below the blob's size.
+type openAt func(ctx context.Context, offset int64) (io.ReadCloser, error)
 
-// reopener makes a driver's stream seekable by opening it again at the new offset, and only when it is read there.
+// reopener makes a stream seekable by opening it again at the new offset, and only when it is read there.
 type reopener struct {
 	ctx    context.Context // of OpenBlob: io.Reader and io.Seeker have no place for one
-	driver storagedriver.StorageDriver
-	path   string
+	open   openAt
 	size   int64
-	off    int64
-	rc     io.ReadCloser // open at off, or nil
+	off    int64 // where the next Read reads
+	rc     io.ReadCloser
+	at     int64 // where rc stands, if there is one
 	closed bool
 }
 
@@ -60,20 +34,27 @@ func (r *reopener) Read(p []byte) (int, error) {
 		return 0, fs.ErrClosed
 	}
 	if r.off >= r.size {
-		return 0, io.EOF // some drivers refuse to open at the end
+		return 0, io.EOF // some servers refuse to open at the end
+	}
+	if r.rc != nil && r.at != r.off {
+		if err := r.drop(); err != nil {
+			return 0, err
+		}
 	}
 	if r.rc == nil {
-		rc, err := r.driver.Reader(r.ctx, r.path, r.off)
+		rc, err := r.open(r.ctx, r.off)
 		if err != nil {
-			return 0, cause(err)
+			return 0, err
 		}
-		r.rc = rc
+		r.rc, r.at = rc, r.off
 	}
 	n, err := r.rc.Read(p)
 	r.off += int64(n)
+	r.at = r.off
 	return n, err
 }
 
+// Seek costs nothing: http.ServeContent seeks to the end and back before it reads.
 func (r *reopener) Seek(offset int64, whence int) (int64, error) {
 	if r.closed {
 		return 0, fs.ErrClosed
@@ -90,11 +71,8 @@ func (r *reopener) Seek(offset int64, whence int) (int64, error) {
 	if offset < 0 {
 		return 0, fmt.Errorf("seek: offset %d: %w", offset, fs.ErrInvalid)
 	}
-	if offset == r.off {
-		return offset, nil
-	}
 	r.off = offset
-	return offset, r.drop()
+	return offset, nil
 }
 
 func (r *reopener) Close() error {

@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	childEnv  = "PLIMSOLL_TEST_STORE_CHILD" // the folder in which the test binary admits the large blob and exits
+	childEnv  = "PLIMSOLL_TEST_STORE_CHILD" // the folder or URL in which the test binary admits the large blob and exits
 	largeBlob = 48 << 20
 )
 
@@ -75,7 +75,7 @@ var largeDesc = sync.OnceValue(func() ocispec.Descriptor {
 
 // admitLarge says on stdout how many bytes are in place after each block.
 func admitLarge(dir string) error {
-	s, err := Open(dir)
+	s, err := OpenURL(context.Background(), dir, Options{})
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func child(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
 
 // A process that is killed while it admits leaves the whole blob or none, and the next Admit goes on where it stopped.
 func TestAdmitKilled(t *testing.T) {
-	const rounds = 15
+	const rounds = 9
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))

@@ -66,10 +66,11 @@ func spied(t *testing.T, dir string) (*Store, *spy) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sp := &spy{StorageDriver: s.driver, fail: make(map[string]error)}
-	s.driver = sp
-	inner := s.syncDir
-	s.syncDir = func(dir string) error {
+	f := s.place.(*files)
+	sp := &spy{StorageDriver: f.driver, fail: make(map[string]error)}
+	f.driver = sp
+	inner := f.syncDir
+	f.syncDir = func(dir string) error {
 		name := "sync shard"
 		if filepath.Base(dir) == "sha256" {
 			name = "sync parent"
@@ -138,7 +139,7 @@ func TestAdmitReportsTheDisk(t *testing.T) {
 func TestAdmitSyncsAgainAfterFailure(t *testing.T) {
 	data := testBytes(1000)
 	s, sp := spied(t, t.TempDir())
-	if err := s.settle(describe(data).Digest); err != nil {
+	if err := s.place.settle(describe(data).Digest); err != nil {
 		t.Fatal(err)
 	}
 	sp.fail["sync shard"] = syscall.EIO

@@ -21,18 +21,29 @@ const lockPoll = 20 * time.Millisecond
 // lock makes the caller the only one who admits d, until it calls unlock.
 func (s *Store) lock(ctx context.Context, d digest.Digest) (unlock func(), err error) {
 	release, err := s.busy.lock(ctx, d)
-	if err != nil || s.dir == "" {
-		return release, err
+	if err != nil {
+		return nil, err
 	}
-	f, err := lockFile(ctx, filepath.Join(s.dir, filepath.FromSlash(ingestPath(d))))
+	free, err := s.place.lock(ctx, d)
 	if err != nil {
 		release()
 		return nil, err
 	}
 	return func() {
-		_ = f.Close() // gives the lock back, whatever it returns; nothing was written through f
+		free()
 		release()
 	}, nil
+}
+
+func (f *files) lock(ctx context.Context, d digest.Digest) (unlock func(), err error) {
+	if f.dir == "" {
+		return func() {}, nil
+	}
+	file, err := lockFile(ctx, filepath.Join(f.dir, filepath.FromSlash(ingestPath(d))))
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = file.Close() }, nil // gives the lock back, whatever it returns; nothing was written through it
 }
 
 // lockFile takes the flock(2) of the file at path and makes the file if need be. The lock belongs to the file and not to

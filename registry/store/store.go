@@ -1,74 +1,111 @@
-// Package store keeps blobs by their digest on a distribution/v3 storage driver.
+// Package store keeps blobs by their digest, on a local disk, on any distribution/v3 storage driver, or in an S3 bucket.
 //
-// Admit is the only way in: what OpenBlob gives was hashed on its way to the disk, synced and then renamed, so that a
-// blob is there whole or not at all, also after a power cut.
+// Admit is the only way in: what OpenBlob gives was hashed on its way into the store, so that a blob is there whole or not
+// at all, and only after its digest matched. Reading does not hash again.
+//
+// # On a disk
 //
 // The filesystem driver lays it out as blobs/<algorithm>/<first two hex digits>/<hex> and keeps unfinished blobs in
 // ingest/<algorithm>-<hex>. Of distribution v3.1.2 the driver's Writer syncs the file on Commit, but Move syncs neither
-// the folder that it renames into nor the folders that it makes; Admit does both.
+// the folder that it renames into nor the folders that it makes; Admit does both, so that the promise outlives a power
+// cut. Any number of processes may admit at one time: one copies a blob, the others wait for it.
+//
+// # In S3
+//
+// Names are the same, below the prefix. A blob is the one object that a PUT makes (up to the chunk size) or that
+// completing a multipart upload makes (above it); S3 shows neither before it is whole, and Admit asks for it only after
+// the digest matched. Nothing is copied or moved afterwards, so that neither the 5 GiB limit of a copy nor a copy that
+// dies half way can matter. ingest/<algorithm>-<hex> says how far an unfinished upload is: the hash up to the last whole
+// part, a digest over the parts' ETags, and the bytes behind them. What holds:
+//
+//   - After kill -9 a blob goes on behind the last whole chunk, after any other error at the very byte.
+//   - Several processes may admit at one time. They do not wait for each other and may copy one blob twice; who is later
+//     may take over, or end, the upload of the other, which then starts once more or finds the blob there. What becomes
+//     visible is still only what one of them hashed: parts are named by their ETags, and a part that another has
+//     overwritten makes S3 refuse the upload. A server that does not compare ETags would void this, and only this.
+//   - Admit, OpenBlob and Size never rely on a listing. Walk does, and with a server that lists late it leaves out blobs
+//     that were just admitted.
+//   - Multipart uploads that nobody continues are ended by the next Admit of the same blob that starts from its first
+//     byte. What is left of blobs that nobody ever asks for again needs a lifecycle rule of the bucket
+//     (AbortIncompleteMultipartUpload; expiry of ingest/).
+//   - Whoever may write to the bucket can put anything into it, as with a disk.
+//
+// distribution's s3-aws driver is not used: its FileWriter, taken up again behind a part below 5 MiB, completes the
+// upload and so shows half a blob; Move leaves its upload behind when a part fails; Stat answers a refused HEAD with a
+// listing; and neither a certificate authority nor a time limit can be given to its client.
 package store
 
 import (
 	"context"
 	_ "crypto/sha256" // go-digest hashes only with what is linked
 	_ "crypto/sha512"
-	"errors"
 	"fmt"
+	"hash"
 	"io"
-	"io/fs"
-	"path"
-	"path/filepath"
-	"slices"
-	"sync"
 
 	storagedriver "github.com/distribution/distribution/v3/registry/storage/driver"
-	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/plimsoll/plimsoll/internal/durable"
 )
-
-// maxThreads bounds the driver's calls that run at once; an opened blob does not count.
-const maxThreads = 100
 
 // Store holds blobs by digest (sha256 and sha512, OCI image-spec 1.1 "Digests"). It is safe for concurrent use.
 type Store struct {
-	driver storagedriver.StorageDriver
-	dir    string   // of the filesystem driver; empty for all others
-	busy   keyLocks // one Admit per digest in this process
-	shards sync.Map // folders known to survive a power cut
+	place place
+	busy  keyLocks // one Admit per digest in this process
+}
 
-	syncDir func(dir string) error // durable.SyncDir; tests watch it, because only a power cut would show that it is missing
+// place is where a Store has its blobs. Its methods expect valid digests. Errors of a blob that is not there are
+// fs.ErrNotExist.
+type place interface {
+	stat(ctx context.Context, d digest.Digest) (int64, error)
+	partial(ctx context.Context, d digest.Digest) (int64, error)
+	open(ctx context.Context, d digest.Digest) (*Blob, error)
+	walk(ctx context.Context, alg digest.Algorithm, fn func(d digest.Digest, size int64) error) error
+	redirect(ctx context.Context, d digest.Digest) (url string, ok bool, err error)
+	// lock keeps other processes from admitting d, where the place can.
+	lock(ctx context.Context, d digest.Digest) (unlock func(), err error)
+	// settle makes a blob that was found durable.
+	settle(d digest.Digest) error
+	// discard removes what an unfinished Admit left.
+	discard(ctx context.Context, d digest.Digest) error
+	// ingest waits until there is memory for one more Admit.
+	ingest(ctx context.Context, desc ocispec.Descriptor) (ingest, error)
+}
+
+// ingest is the unfinished copy of one blob, in the hands of one Admit. The hash that it is given is the admission's: it
+// always stands behind the bytes that were written so far.
+type ingest interface {
+	// resume feeds the hash what an earlier Admit left; it is not usable when that is nothing, or is of no use.
+	resume(ctx context.Context, h hash.Hash, advance func(n int64)) (usable bool, err error)
+	// begin makes it ready for bytes behind the first have ones; 0 throws away what is left.
+	begin(ctx context.Context, h hash.Hash, have int64) error
+	// room is how many bytes the next write may have: a place that needs the hash at certain bytes says so.
+	room() int64
+	// write comes after the same bytes went into the hash.
+	write(ctx context.Context, p []byte) error
+	// commit makes the blob visible and durable. After an error it has kept what can be trusted and nothing else.
+	commit(ctx context.Context) error
+	// keep leaves what was written for the next Admit; broken says that a write failed.
+	keep(ctx context.Context, broken bool) error
+	// drop removes what was written.
+	drop(ctx context.Context) error
+	// close gives back memory and files.
+	close()
 }
 
 // Open opens the store in a folder on the local disk, and makes the folder if need be. Several processes may have the
 // same folder open.
 func Open(dir string) (*Store, error) {
-	dir, err := filepath.Abs(dir)
+	f, err := openFiles(dir)
 	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
+		return nil, err
 	}
-	blobs := filepath.Join(dir, "blobs")
-	for _, sub := range []string{filepath.Join(blobs, "sha256"), filepath.Join(blobs, "sha512"), filepath.Join(dir, "ingest")} {
-		if err := durable.MkdirAll(sub, 0o755); err != nil {
-			return nil, fmt.Errorf("open store %s: %w", dir, err)
-		}
-	}
-	// A folder that is already there may be the work of a process that died before it synced the parent.
-	for _, parent := range []string{blobs, dir, filepath.Dir(dir)} {
-		if err := durable.SyncDir(parent); err != nil {
-			return nil, fmt.Errorf("open store %s: %w", dir, err)
-		}
-	}
-	s := New(filesystem.New(filesystem.DriverParameters{RootDirectory: dir, MaxThreads: maxThreads}))
-	s.dir = dir
-	return s, nil
+	return &Store{place: f}, nil
 }
 
 // New gives a store on any storage driver. Durability is then the driver's, and only one process may admit at a time.
 func New(driver storagedriver.StorageDriver) *Store {
-	return &Store{driver: driver, syncDir: durable.SyncDir}
+	return &Store{place: newFiles(driver)}
 }
 
 // Open opens a blob for reading; it implements bundle.Fetcher. What it gives was verified when it was admitted, not now.
@@ -80,12 +117,38 @@ func (s *Store) Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadClose
 	return b.ReadSeekCloser, nil
 }
 
+// OpenBlob opens an admitted blob at its first byte. It fails with an error for which errors.Is(err, fs.ErrNotExist)
+// holds when there is none.
+func (s *Store) OpenBlob(ctx context.Context, d digest.Digest) (*Blob, error) {
+	if err := checkDigest(d); err != nil {
+		return nil, err
+	}
+	b, err := s.place.open(ctx, d)
+	if err != nil {
+		return nil, fmt.Errorf("open blob %s: %w", d, err)
+	}
+	return b, nil
+}
+
+// Redirect gives a URL from which a client can GET an admitted blob without any credentials of its own, for a bounded
+// time. ok is false when the store has no such URLs. It does not ask whether the blob is there.
+func (s *Store) Redirect(ctx context.Context, d digest.Digest) (url string, ok bool, err error) {
+	if err := checkDigest(d); err != nil {
+		return "", false, err
+	}
+	url, ok, err = s.place.redirect(ctx, d)
+	if err != nil {
+		return "", false, fmt.Errorf("redirect to blob %s: %w", d, err)
+	}
+	return url, ok, nil
+}
+
 // Size gives the size of an admitted blob in bytes, or an error for which errors.Is(err, fs.ErrNotExist) holds.
 func (s *Store) Size(ctx context.Context, d digest.Digest) (int64, error) {
 	if err := checkDigest(d); err != nil {
 		return 0, err
 	}
-	size, err := s.stat(ctx, blobPath(d))
+	size, err := s.place.stat(ctx, d)
 	if err != nil {
 		return 0, fmt.Errorf("stat blob %s: %w", d, err)
 	}
@@ -97,7 +160,7 @@ func (s *Store) Partial(ctx context.Context, d digest.Digest) int64 {
 	if checkDigest(d) != nil {
 		return 0
 	}
-	size, err := s.stat(ctx, ingestPath(d))
+	size, err := s.place.partial(ctx, d)
 	if err != nil {
 		return 0
 	}
@@ -108,41 +171,7 @@ func (s *Store) Partial(ctx context.Context, d digest.Digest) int64 {
 // meanwhile may be left out.
 func (s *Store) Walk(ctx context.Context, fn func(d digest.Digest, size int64) error) error {
 	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
-		shards, err := s.list(ctx, "/blobs/"+alg.String())
-		if err != nil {
-			return fmt.Errorf("walk store: %w", err)
-		}
-		for _, shard := range shards {
-			if err := s.walkShard(ctx, alg, shard, fn); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (s *Store) walkShard(ctx context.Context, alg digest.Algorithm, shard string, fn func(digest.Digest, int64) error) error {
-	files, err := s.list(ctx, shard)
-	if err != nil {
-		return fmt.Errorf("walk store: %w", err)
-	}
-	for _, file := range files {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("walk store: %w", err)
-		}
-		d := digest.NewDigestFromEncoded(alg, path.Base(file))
-		// A file that a person or a file system left here is not a blob: a digest made from its name could not be opened.
-		if checkDigest(d) != nil || blobPath(d) != file {
-			continue
-		}
-		size, err := s.stat(ctx, file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("walk store: %w", err)
-		}
-		if err := fn(d, size); err != nil {
+		if err := s.place.walk(ctx, alg, fn); err != nil {
 			return err
 		}
 	}
@@ -166,40 +195,4 @@ func blobPath(d digest.Digest) string {
 
 func ingestPath(d digest.Digest) string {
 	return "/ingest/" + d.Algorithm().String() + "-" + d.Encoded()
-}
-
-func (s *Store) stat(ctx context.Context, p string) (int64, error) {
-	fi, err := s.driver.Stat(ctx, p)
-	if err != nil {
-		return 0, cause(err)
-	}
-	return fi.Size(), nil
-}
-
-// list gives the sorted children of a folder; a folder that is not there has none.
-func (s *Store) list(ctx context.Context, p string) ([]string, error) {
-	children, err := s.driver.List(ctx, p)
-	err = cause(err)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(children) == 0 {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	slices.Sort(children)
-	return children, nil
-}
-
-// cause gives the error that the driver met. The drivers wrap it in a type without Unwrap, which would hide from callers
-// that the disk is full or that a blob is not there.
-func cause(err error) error {
-	var wrapped storagedriver.Error
-	for errors.As(err, &wrapped) && wrapped.Detail != nil {
-		err = wrapped.Detail
-	}
-	var missing storagedriver.PathNotFoundError
-	if errors.As(err, &missing) {
-		return &fs.PathError{Op: "open", Path: missing.Path, Err: fs.ErrNotExist}
-	}
-	return err
 }

@@ -33,6 +33,51 @@ func drivers(t *testing.T, check func(t *testing.T, s *Store)) {
 		check(t, s)
 	})
 	t.Run("inmemory", func(t *testing.T) { check(t, New(inmemory.New())) })
+	t.Run("s3", func(t *testing.T) { check(t, newFake(t).open("")) })
+	for name, open := range heavyDrivers(t) {
+		t.Run(name, func(t *testing.T) { check(t, open(t)) })
+	}
+}
+
+// folder is where the store has its files; empty for all but the filesystem driver.
+func folder(s *Store) string {
+	if f, ok := s.place.(*files); ok {
+		return f.dir
+	}
+	return ""
+}
+
+// plant puts bytes into a store behind Admit's back.
+func plant(t *testing.T, s *Store, p string, data []byte) {
+	t.Helper()
+	var err error
+	switch at := s.place.(type) {
+	case *files:
+		err = at.driver.PutContent(t.Context(), p, data)
+	case *bucket:
+		err = at.put(t.Context(), at.key(p), data)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// plantRemains leaves bytes as an Admit does that broke off.
+func plantRemains(t *testing.T, s *Store, desc ocispec.Descriptor, remains []byte) {
+	t.Helper()
+	if b, ok := s.place.(*bucket); ok {
+		mark, err := marshalHash(desc.Digest.Algorithm().Hash())
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := &state{Version: stateVersion, Digest: desc.Digest, Size: desc.Size, Chunk: b.chunkFor(desc.Size), Hash: mark, Tail: int64(len(remains))}
+		head, err := st.head()
+		if err != nil {
+			t.Fatal(err)
+		}
+		remains = slices.Concat(head, remains)
+	}
+	plant(t, s, ingestPath(desc.Digest), remains)
 }
 
 func testBytes(n int) []byte {
@@ -271,9 +316,7 @@ func TestAdmitOverTornRemains(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			drivers(t, func(t *testing.T, s *Store) {
-				if err := s.driver.PutContent(t.Context(), ingestPath(desc.Digest), remains); err != nil {
-					t.Fatal(err)
-				}
+				plantRemains(t, s, desc, remains)
 				src := &source{data: data}
 				if err := s.Admit(t.Context(), desc, src.open, nil); err != nil {
 					t.Fatal(err)
@@ -311,9 +354,7 @@ func TestAdmitReplacesWrongSize(t *testing.T) {
 	data := testBytes(5000)
 	drivers(t, func(t *testing.T, s *Store) {
 		desc := describe(data)
-		if err := s.driver.PutContent(t.Context(), blobPath(desc.Digest), data[:4000]); err != nil {
-			t.Fatal(err)
-		}
+		plant(t, s, blobPath(desc.Digest), data[:4000])
 		if err := s.Admit(t.Context(), desc, (&source{data: data}).open, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -387,8 +428,8 @@ func TestAdmitConcurrently(t *testing.T) {
 	data := testBytes(8 * copyBuffer)
 	drivers(t, func(t *testing.T, s *Store) {
 		stores := []*Store{s}
-		if s.dir != "" { // a second Store on the folder shares no memory with the first, like another process
-			other, err := Open(s.dir)
+		if dir := folder(s); dir != "" { // a second Store on the folder shares no memory with the first, like another process
+			other, err := Open(dir)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -430,9 +471,7 @@ func TestWalk(t *testing.T) {
 		if err := s.Admit(t.Context(), describe(testBytes(99)), cut(testBytes(99), 5), nil); err == nil {
 			t.Fatal("a source that breaks off was admitted")
 		}
-		if err := s.driver.PutContent(t.Context(), "/blobs/sha256/ab/notes.txt", []byte("x")); err != nil {
-			t.Fatal(err)
-		}
+		plant(t, s, "/blobs/sha256/ab/notes.txt", []byte("x"))
 		var last digest.Digest
 		err := s.Walk(t.Context(), func(d digest.Digest, size int64) error {
 			if w, ok := want[d]; !ok || w != size || d <= last {
@@ -466,7 +505,7 @@ func TestOpenBlobSeeks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, isFile := b.ReadSeekCloser.(*os.File); isFile != (s.dir != "") {
+		if _, isFile := b.ReadSeekCloser.(*os.File); isFile != (folder(s) != "") {
 			t.Errorf("ReadSeekCloser is a %T", b.ReadSeekCloser)
 		}
 		if b.Size != int64(len(data)) {

@@ -16,6 +16,7 @@ import (
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/internal/durable"
 	"github.com/plimsoll/plimsoll/internal/gitcmd"
+	"github.com/plimsoll/plimsoll/relay/smarthttp"
 )
 
 // fsckPolicy makes Git's checks of received objects strict, except for flaws of form: refusing those would refuse the
@@ -28,7 +29,8 @@ func fsckPolicy() string { return strings.Join(gitcmd.FormFlaws(), "=warn,") + "
 // type; no new object is unreachable from g's refs; the last layer names only refs that g has, with g's object ids.
 //
 // The store is closed at every moment: each object in it has all objects that it leads to. An object that is present is
-// therefore complete, and admitting again what is present costs one look-up per ref, whatever crash came between.
+// therefore complete, and admitting again what is present costs one look-up per ref, whatever crash came between; none and
+// no process when it is known (Admitted).
 //
 // Errors: *DamagedError, *RefusedError, *MissingBaseError, *IncompleteError, *GitError, what Layer.Open and its reader
 // say, and an error for which errors.Is(err, unix.ENOSPC) holds when the disk is full.
@@ -36,6 +38,17 @@ func (m *Mirror) Admit(ctx context.Context, name string, g bundle.Git, layers []
 	if err := checkGit(name, g); err != nil {
 		return err
 	}
+	if m.Admitted(name, g) {
+		return nil
+	}
+	if err := m.admit(ctx, name, g, layers); err != nil {
+		return err
+	}
+	m.setSound(g)
+	return nil
+}
+
+func (m *Mirror) admit(ctx context.Context, name string, g bundle.Git, layers []Layer) error {
 	unlock, err := m.lockImport()
 	if err != nil {
 		return fmt.Errorf("git %s: %w", name, err)
@@ -136,7 +149,7 @@ func (m *Mirror) lookUp(ctx context.Context, dir string, asked []string, fn func
 		return nil
 	}
 	i := 0
-	err := m.git.lines(ctx, dir, strings.NewReader(strings.Join(asked, "\n")+"\n"), func(line string) error {
+	err := m.git.Lines(ctx, dir, strings.NewReader(strings.Join(asked, "\n")+"\n"), func(line string) error {
 		if i == len(asked) {
 			return errors.New("git cat-file: too many answers")
 		}
@@ -330,11 +343,11 @@ func (q *quarantine) fill(pack *os.File, layer Layer, br *bufio.Reader) (int64, 
 // here. The last makes each layer closed over what came before it, so that a crash between two links leaves no hole.
 func (q *quarantine) index(ctx context.Context, layer Layer, pack *os.File, size int64) error {
 	var hash string
-	err := q.m.git.lines(ctx, q.repo, pack, func(line string) error {
+	err := q.m.git.Lines(ctx, q.repo, pack, func(line string) error {
 		_, hash, _ = strings.Cut(line, "\t")
 		return nil
 	}, "index-pack", "--stdin", "--fix-thin", "--strict="+fsckPolicy(), fmt.Sprintf("--max-input-size=%d", size+1))
-	if refused, ok := refusedInput(err); ok {
+	if refused, ok := smarthttp.RefusedInput(err); ok {
 		var fs unix.Statfs_t
 		if e := unix.Statfs(q.root, &fs); e == nil && int64(fs.Bavail)*int64(fs.Bsize) < size {
 			return fmt.Errorf("git %s: layer %s: %w", q.name, layer.Name, unix.ENOSPC)

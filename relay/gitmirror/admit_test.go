@@ -2,8 +2,10 @@ package gitmirror
 
 import (
 	"bytes"
+	"compress/zlib"
 	"context"
 	"crypto/sha1"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -192,8 +194,8 @@ func recount(header string, pack []byte, n uint32) []byte {
 	return append([]byte(header), append(out, sum[:]...)...)
 }
 
-// TestAdmitRefusesObjects: packs that are sound and hold what no client may get.
-func TestAdmitRefusesObjects(t *testing.T) {
+// TestClients18Quarantine: packs that are sound and hold what no client may get.
+func TestClients18Quarantine(t *testing.T) {
 	s := newSandbox(t)
 	for _, tc := range []struct {
 		name string
@@ -240,6 +242,42 @@ func TestAdmitRefusesObjects(t *testing.T) {
 				t.Error("the store changed")
 			}
 		})
+	}
+}
+
+// TestAdmitBoundsMemory: a delta of a few bytes asks for gigabytes.
+func TestAdmitBoundsMemory(t *testing.T) {
+	var pack bytes.Buffer
+	pack.WriteString("PACK\x00\x00\x00\x02\x00\x00\x00\x02")
+	deflate := func(data []byte) {
+		z := zlib.NewWriter(&pack)
+		if _, err := z.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	base := []byte("0123456789")
+	pack.WriteByte(3<<4 | byte(len(base))) // a blob
+	deflate(base)
+	// A copy of the base, to become an object of 3 GiB.
+	delta := append([]byte{byte(len(base))}, binary.AppendUvarint(nil, 3<<30)...)
+	delta = append(delta, 0x90, byte(len(base)))
+	id := sha1.Sum(append([]byte("blob 10\x00"), base...))
+	pack.WriteByte(7<<4 | byte(len(delta))) // a delta to the object id
+	pack.Write(id[:])
+	deflate(delta)
+	sum := sha1.Sum(pack.Bytes())
+	pack.Write(sum[:])
+	oid := strings.Repeat("a", 40)
+	g := bundle.Git{Head: "refs/heads/main", Refs: []bundle.GitRef{{Name: "refs/heads/main", OID: oid}}}
+	layer := append([]byte("# v2 git bundle\n"+oid+" refs/heads/main\n\n"), pack.Bytes()...)
+	m := open(t, t.TempDir(), Options{})
+	err := m.Admit(context.Background(), place, g, layersOf(layer))
+	var damaged *DamagedError
+	if !errors.As(err, &damaged) || !strings.Contains(damaged.Reason, "over limit") {
+		t.Errorf("got %v", err)
 	}
 }
 

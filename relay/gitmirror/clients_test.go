@@ -1,15 +1,24 @@
 package gitmirror
 
 import (
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	gogit "github.com/go-git/go-git/v5"
+	"github.com/go-git/go-git/v5/config"
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/storage/memory"
 )
 
-// These tests are the git CLI against the handler over HTTP.
+// These tests are git and go-git against the handler over HTTP. Their numbers are those of the points of the notes on what
+// real clients do.
 
-func TestClientsSeeTheRefs(t *testing.T) {
+// TestClients13URLForms: every form of a URL is answered directly, in every version.
+func TestClients13URLForms(t *testing.T) {
 	s, source, site := newSite(t, Options{})
 	want := s.git(source, "show-ref", "--dereference")
 	want = strings.ReplaceAll(want, " ", "\t")
@@ -42,20 +51,87 @@ func TestClientsSeeTheRefs(t *testing.T) {
 	}
 }
 
-func TestClientsClone(t *testing.T) {
+// goGitList lists refs as Argo CD does: with go-git, which speaks version 0, and takes a redirect for an error.
+func goGitList(t *testing.T, url string) map[string]string {
+	t.Helper()
+	remote := gogit.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{url}})
+	refs, err := remote.ListContext(t.Context(), &gogit.ListOptions{PeelingOption: gogit.AppendPeeled})
+	if err != nil {
+		t.Fatalf("%s: %v", url, err)
+	}
+	list := make(map[string]string, len(refs))
+	for _, ref := range refs {
+		list[ref.Name().String()] = ref.Hash().String()
+		if ref.Type() == plumbing.SymbolicReference {
+			list[ref.Name().String()] = ref.Target().String()
+		}
+	}
+	return list
+}
+
+// TestClients13GoGitLists: in all forms of a URL, and what is listed is what the source has.
+func TestClients13GoGitLists(t *testing.T) {
 	s, source, site := newSite(t, Options{})
-	dir := t.TempDir()
-	objects := func(dir string) string { return s.git(dir, "rev-list", "--objects", "--all", "--no-object-names") }
-	for _, version := range []string{"0", "2"} {
-		t.Run("v"+version, func(t *testing.T) {
-			v := "protocol.version=" + version
-			full := filepath.Join(dir, "full"+version)
-			s.git(s.home, "-c", v, "clone", "--quiet", "--mirror", site.url(), full)
-			s.git(full, "fsck", "--full", "--strict")
-			if objects(full) != objects(source) || s.git(full, "show-ref", "-d") != s.git(source, "show-ref", "-d") {
-				t.Error("a mirror clone is not what the source is")
+	want := map[string]string{"HEAD": "refs/heads/main"}
+	for line := range strings.Lines(s.git(source, "show-ref", "--dereference")) {
+		oid, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+		want[name] = oid
+	}
+	for _, path := range []string{"/git/" + place, "/git/" + place + ".git", "/" + place, "/" + place + ".git"} {
+		for range 2 { // the second from what is kept
+			if got := goGitList(t, site.server.URL+path); !maps.Equal(got, want) {
+				t.Errorf("%s: %v, want %v", path, got, want)
 			}
-			shallow := filepath.Join(dir, "shallow"+version)
+		}
+	}
+}
+
+// TestClients14Flux clones with go-git, of one commit and whole.
+func TestClients14Flux(t *testing.T) {
+	s, source, site := newSite(t, Options{})
+	head := s.git(source, "rev-parse", "main")
+	for depth, commits := range map[int]int{1: 1, 0: 3} {
+		repo, err := gogit.CloneContext(t.Context(), memory.NewStorage(), nil, &gogit.CloneOptions{
+			URL: site.url(), Depth: depth, SingleBranch: depth > 0, ReferenceName: plumbing.NewBranchReferenceName("main"),
+			Tags: gogit.NoTags,
+		})
+		if err != nil {
+			t.Fatalf("depth %d: %v", depth, err)
+		}
+		log, err := repo.Log(&gogit.LogOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := 0
+		for {
+			c, err := log.Next()
+			if err != nil { // io.EOF, or the end of what a shallow clone has
+				break
+			}
+			if seen == 0 && c.Hash.String() != head {
+				t.Errorf("depth %d: main is %s, want %s", depth, c.Hash, head)
+			}
+			seen++
+			file, err := c.File("charts/robot-app/Chart.yaml")
+			if err != nil {
+				t.Errorf("depth %d: %s: %v", depth, c.Hash, err)
+			} else if text, err := file.Contents(); err != nil || !strings.HasPrefix(text, "name: robot-app\n") {
+				t.Errorf("depth %d: %q, %v", depth, text, err)
+			}
+		}
+		if seen != commits {
+			t.Errorf("depth %d: %d commits, want %d", depth, seen, commits)
+		}
+	}
+}
+
+// TestClients15AnyObject: what refs lead to is handed out by its id in every version, shallow and with a filter.
+func TestClients15AnyObject(t *testing.T) {
+	s, source, site := newSite(t, Options{})
+	for _, version := range []string{"0", "1", "2"} {
+		t.Run("v"+version, func(t *testing.T) {
+			v, dir := "protocol.version="+version, t.TempDir()
+			shallow := filepath.Join(dir, "shallow")
 			s.git(s.home, "-c", v, "clone", "--quiet", "--depth=1", site.url(), shallow)
 			if n := s.git(shallow, "rev-list", "--count", "HEAD"); n != "1" {
 				t.Errorf("a shallow clone has %s commits", n)
@@ -64,31 +140,72 @@ func TestClientsClone(t *testing.T) {
 			if n := s.git(shallow, "rev-list", "--count", "HEAD"); n != "3" {
 				t.Errorf("after unshallow there are %s commits", n)
 			}
-			// A commit that no ref shows.
-			old := s.git(source, "rev-parse", "main~2")
-			byID := filepath.Join(dir, "id"+version)
+			byID := filepath.Join(dir, "id")
 			s.git(s.home, "init", "--quiet", byID)
-			s.git(byID, "-c", v, "fetch", "--quiet", "--depth=1", site.url(), old)
-			if got := s.git(byID, "rev-parse", "FETCH_HEAD"); got != old {
-				t.Errorf("fetched %s, want %s", got, old)
+			for _, rev := range []string{"main~2", "v1.5.4", "main~2:charts/robot-app/Chart.yaml"} { // no ref shows the first and the last
+				id := s.git(source, "rev-parse", rev)
+				s.git(byID, "-c", v, "fetch", "--quiet", "--depth=1", site.url(), id)
+				if got := s.git(byID, "rev-parse", "FETCH_HEAD"); got != id {
+					t.Errorf("%s: fetched %s, want %s", rev, got, id)
+				}
 			}
-			partial := filepath.Join(dir, "partial"+version)
+			partial := filepath.Join(dir, "partial")
 			s.git(s.home, "-c", v, "clone", "--quiet", "--no-checkout", "--filter=blob:none", site.url(), partial)
 			missing := s.git(partial, "rev-list", "--objects", "--all", "--missing=print")
 			if !strings.Contains(missing, "\n?") {
 				t.Error("a blobless clone has blobs")
 			}
 			s.git(partial, "-c", v, "checkout", "--quiet", "main") // fetches blobs by id
-			tag := s.git(full, "cat-file", "-t", "v1.5.4")
-			if tag != "tag" {
-				t.Errorf("the annotated tag came as a %s", tag)
-			}
 		})
 	}
 }
 
-// TestClientsFollow does what Argo CD does at each refresh.
-func TestClientsFollow(t *testing.T) {
+// TestClients19ByteExact: a mirror clone is the source, signed commits and tags included, and its signatures hold.
+func TestClients19ByteExact(t *testing.T) {
+	s := newSandbox(t)
+	source := s.source()
+	key := filepath.Join(s.home, "key")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "robot", "-f", key).CombinedOutput(); err != nil {
+		t.Skipf("no ssh-keygen to sign with: %v: %s", err, out)
+	}
+	public, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(s.home, "signers", "robot@example.com "+string(public))
+	for _, kv := range [][2]string{{"gpg.format", "ssh"}, {"user.signingKey", key}, {"gpg.ssh.allowedSignersFile", filepath.Join(s.home, "signers")}} {
+		s.git(s.home, "config", "--global", kv[0], kv[1])
+	}
+	s.write(source, "signed", "signed")
+	s.git(source, "add", "--all")
+	s.git(source, "commit", "--quiet", "-S", "-m", "signed")
+	s.git(source, "tag", "-s", "v1.5.5", "-m", "a signed release")
+	g := s.state(source)
+	m := open(t, t.TempDir(), Options{})
+	admit(t, m, g, s.layer(source))
+	site := serve(t, m, prepare(t, m, 1, g))
+
+	objects := func(dir string) string {
+		all := s.git(dir, "rev-list", "--objects", "--all", "--no-object-names")
+		return s.pipe(dir, all+"\n", "cat-file", "--batch") // with their content
+	}
+	for _, version := range []string{"0", "1", "2"} {
+		clone := filepath.Join(t.TempDir(), "clone")
+		s.git(s.home, "-c", "protocol.version="+version, "clone", "--quiet", "--mirror", site.url(), clone)
+		s.git(clone, "fsck", "--full", "--strict")
+		if objects(clone) != objects(source) || s.git(clone, "show-ref", "--dereference") != s.git(source, "show-ref", "--dereference") {
+			t.Errorf("version %s: a mirror clone is not what the source is", version)
+		}
+		s.git(clone, "verify-tag", "v1.5.5")
+		s.git(clone, "verify-commit", "main")
+		if kind := s.git(clone, "cat-file", "-t", "v1.5.4"); kind != "tag" {
+			t.Errorf("version %s: the annotated tag came as a %s", version, kind)
+		}
+	}
+}
+
+// TestClients13ArgoCD does what Argo CD does at each refresh: it lists refs with go-git, and then runs git.
+func TestClients13ArgoCD(t *testing.T) {
 	s, source, site := newSite(t, Options{})
 	argo := filepath.Join(t.TempDir(), "argo")
 	s.git(s.home, "init", "--quiet", argo)
@@ -103,6 +220,9 @@ func TestClientsFollow(t *testing.T) {
 	admit(t, site.m, g, s.layer(source, "main", "v1.5.5", "^"+base))
 	site.active.Store(prepare(t, site.m, 2, g))
 
+	if got := goGitList(t, site.url())["refs/heads/main"]; got != next {
+		t.Errorf("go-git lists main at %s, want %s", got, next)
+	}
 	s.git(argo, "fetch", "origin", "--tags", "--force", "--prune")
 	if got := s.git(argo, "rev-parse", "origin/main"); got != next {
 		t.Errorf("main is %s, want %s", got, next)
@@ -125,7 +245,8 @@ func TestClientsFollow(t *testing.T) {
 	s.git(late, "-c", "protocol.version=0", "fetch", "--quiet", "--depth=1", site.url(), base)
 }
 
-func TestClientsCannotPush(t *testing.T) {
+// TestClients16CannotPush: nothing that is pushed gets in.
+func TestClients16CannotPush(t *testing.T) {
 	s, source, site := newSite(t, Options{})
 	s.commit(source, "x", "x")
 	before := stored(t, site.m)
@@ -138,8 +259,8 @@ func TestClientsCannotPush(t *testing.T) {
 	}
 }
 
-// TestClientsLargeNegotiation sends a request that git compresses and that does not stay in memory.
-func TestClientsLargeNegotiation(t *testing.T) {
+// TestClients16LargeNegotiation sends a request that git compresses and that does not stay in memory.
+func TestClients16LargeNegotiation(t *testing.T) {
 	s, source, site := newSite(t, Options{})
 	clone := filepath.Join(t.TempDir(), "clone")
 	s.git(s.home, "clone", "--quiet", site.url(), clone)

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/plimsoll/plimsoll/internal/gitcmd"
+	"github.com/plimsoll/plimsoll/relay/smarthttp"
 )
 
 // MissingBaseError says that a layer builds on commits that neither the store nor an earlier layer has.
@@ -60,4 +60,4 @@ func (e *IncompleteError) Error() string {
 }
 
 // GitError says that a git process could not do its work for a reason other than its input: killed, no memory, no disk.
-type GitError = gitcmd.Error
+type GitError = smarthttp.GitError

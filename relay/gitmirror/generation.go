@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,8 @@ type Generation struct {
 	number uint64
 	repos  []Repository          // sorted by path
 	routes map[string]Repository // by routeKey of the path
+
+	adverts adverts
 }
 
 // Number is the n that Prepare was given.
@@ -59,37 +62,72 @@ func NewGeneration(n uint64, repos []Repository) (*Generation, error) {
 }
 
 // Prepare writes generation n. Its objects must have been admitted: *IncompleteError otherwise. If the folder is there
-// with the same content it is used as it is; if it has other content, left by an activation that never was, it is
-// replaced. After Prepare the generation survives a power cut.
+// with the same content it is used as it is, and nothing is asked of git; if it has other content, left by an activation
+// that never was, it is replaced. After Prepare the generation survives a power cut.
 func (m *Mirror) Prepare(ctx context.Context, n uint64, repos []Repository) (*Generation, error) {
 	g, err := NewGeneration(n, repos)
 	if err != nil {
 		return nil, err
 	}
+	if err := m.prepare(ctx, g); err != nil {
+		var refused *RefusedError
+		var incomplete *IncompleteError
+		if errors.As(err, &refused) || errors.As(err, &incomplete) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("prepare git generation %d: %w", n, err)
+	}
+	for _, repo := range g.repos {
+		m.setSound(repo.Git)
+	}
+	return g, nil
+}
+
+func (m *Mirror) prepare(ctx context.Context, g *Generation) error {
+	same, err := m.onDisk(g)
+	if err != nil {
+		return err
+	}
+	if same { // the rename may have been seen but not synced before a crash
+		return durable.SyncDir(m.dir)
+	}
 	unlock, err := m.lockImport()
 	if err != nil {
-		return nil, fmt.Errorf("prepare git generation %d: %w", n, err)
+		return err
 	}
 	defer unlock()
 	for _, repo := range g.repos {
+		if m.Admitted(repo.Path, repo.Git) {
+			continue
+		}
 		if err := m.checkRefs(ctx, m.path(storeName), repo.Path, repo.Git); err != nil {
-			return nil, err
+			return err
 		}
 	}
+	packs, err := m.packs()
+	if err != nil {
+		return err
+	}
 	files, folders := g.layout()
-	same, err := sameTree(m.generationDir(n), files, folders)
+	files[packsFile] = ""
+	for _, hash := range packs {
+		files[packsFile] += hash + "\n"
+	}
+	return m.writeGeneration(g.number, files, folders)
+}
+
+// onDisk reports whether the folder of the generation has its content, and the store the packs that it was made with.
+func (m *Mirror) onDisk(g *Generation) (bool, error) {
+	packs, err := m.packsOf(g.number)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errDiffers) {
+		return false, nil
+	}
 	if err != nil {
-		return nil, fmt.Errorf("prepare git generation %d: %w", n, err)
+		return false, err
 	}
-	if !same {
-		err = m.writeGeneration(n, files, folders)
-	} else { // the rename may have been seen but not synced before a crash
-		err = durable.SyncDir(m.dir)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("prepare git generation %d: %w", n, err)
-	}
-	return g, nil
+	files, folders := g.layout()
+	files[packsFile] = packs
+	return sameTree(m.generationDir(g.number), files, folders)
 }
 
 func (m *Mirror) writeGeneration(n uint64, files map[string]string, folders []string) error {
@@ -116,20 +154,27 @@ func (m *Mirror) writeGeneration(n uint64, files map[string]string, folders []st
 	return durable.SyncDir(m.dir)
 }
 
-// layout gives the content of the generation's folder: files and, for those that hold no file, folders.
+// layout gives the content of the generation's folder: files, without packsFile, and those folders that hold no file.
 func (g *Generation) layout() (files map[string]string, folders []string) {
-	files = make(map[string]string, 4*len(g.repos))
+	files = make(map[string]string, 4*len(g.repos)+1)
 	for _, repo := range g.repos {
-		dir := repo.Path + ".git"
-		// Up from <dir>/objects to the mirror's folder: relative, so that the folder can be moved.
-		up := strings.Repeat("../", strings.Count(dir, "/")+3)
-		files[dir+"/HEAD"] = "ref: " + repo.Git.Head + "\n"
-		files[dir+"/config"] = servedConfig
-		files[dir+"/packed-refs"] = packedRefs(repo.Git)
-		files[dir+"/objects/info/alternates"] = up + storeName + "/objects\n"
-		folders = append(folders, dir+"/objects/pack", dir+"/refs")
+		own, more := repo.layout()
+		maps.Copy(files, own)
+		folders = append(folders, more...)
 	}
 	return files, folders
+}
+
+func (repo Repository) layout() (files map[string]string, folders []string) {
+	dir := repo.Path + ".git"
+	// Up from <dir>/objects to the mirror's folder: relative, so that the folder can be moved.
+	up := strings.Repeat("../", strings.Count(dir, "/")+3)
+	return map[string]string{
+		dir + "/HEAD":                    "ref: " + repo.Git.Head + "\n",
+		dir + "/config":                  servedConfig,
+		dir + "/packed-refs":             packedRefs(repo.Git),
+		dir + "/objects/info/alternates": up + storeName + "/objects\n",
+	}, []string{dir + "/objects/pack", dir + "/refs"}
 }
 
 // servedConfig lets a client finish what it began in the generation before: it may ask for a commit that no ref shows

@@ -40,8 +40,7 @@ func TestPrepareIsIdempotent(t *testing.T) {
 			t.Fatal(err)
 		}
 		prepare(t, m, 1, g)
-		files, folders := mustGeneration(t, 1, g).layout()
-		if same, err := sameTree(m.generationDir(1), files, folders); !same || err != nil {
+		if same, err := m.onDisk(mustGeneration(t, 1, g)); !same || err != nil {
 			t.Errorf("%s: not repaired, %v", name, err)
 		}
 	}

@@ -9,6 +9,7 @@
 //
 //	store.git/                         objects only; no refs, never collected
 //	gen-<n>/<host>/<path>.git/         HEAD, config, packed-refs, objects/info/alternates
+//	gen-<n>/.packs                     the packs of store.git that its refs were checked against
 //	quarantine/<random>/               unfinished Admits and Prepares, and what Prune is removing; never served
 //	spool/                             large request bodies; unlinked as soon as they are created
 //	home/                              the empty HOME of every git process
@@ -23,38 +24,31 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/plimsoll/plimsoll/internal/durable"
+	"github.com/plimsoll/plimsoll/relay/smarthttp"
 )
 
 // Options of a mirror; the zero value works.
 type Options struct {
-	Git           string        // the git executable; empty: "git" from PATH
-	MaxConcurrent int           // git processes that answer clients at one time; 0: twice the CPUs, at least 4
-	MaxQueue      int           // requests that may wait for one of them before clients are told to come back; 0: 1024
-	MaxBody       int64         // bytes of a request body as it was sent; 0: 16 MiB
-	MaxInflated   int64         // bytes of a request body after gzip; 0: 64 MiB
-	StallTimeout  time.Duration // a client that neither sends nor takes a byte for so long is dropped; 0: two minutes
+	Git  string            // the git executable; empty: "git" from PATH
+	HTTP smarthttp.Options // how requests are served; Tool and Spool are set by Open
 }
 
 // Mirror is the folder of repositories. Its methods are safe for concurrent use, also by several processes.
 type Mirror struct {
-	dir     string
-	git     gitTool
-	opts    Options
-	adverts *gate // ref listings: short, so they do not wait behind clones
-	packs   *gate
+	dir  string
+	git  *smarthttp.Tool
+	http *smarthttp.Server
 
-	mu    sync.Mutex
+	mu    sync.Mutex     // guards what follows
 	inUse map[uint64]int // requests that read a generation, so that Prune leaves it
+	known known
 
 	at func(point string) // called at the moments that crash tests stop at
 }
@@ -74,20 +68,19 @@ const (
 	generationName = "gen-"
 )
 
-// Open makes dir a mirror if it is none, and sweeps what a crash left unless another process is importing.
+// Open makes dir a mirror if it is none, and sweeps what a crash left unless another process is importing. It runs no
+// git; CheckGit does.
 func Open(dir string, o Options) (*Mirror, error) {
 	abs, err := filepath.Abs(dir) // git processes run in other folders
 	if err != nil {
 		return nil, fmt.Errorf("open git mirror: %w", err)
 	}
-	o = o.withDefaults()
-	m := &Mirror{
-		dir: abs, opts: o, inUse: make(map[uint64]int), at: func(string) {},
-		adverts: newGate(o.MaxConcurrent, o.MaxQueue), packs: newGate(o.MaxConcurrent, o.MaxQueue),
-	}
-	if m.git, err = newGitTool(o.Git, m.path(homeName)); err != nil {
+	m := &Mirror{dir: abs, inUse: make(map[uint64]int), at: func(string) {}}
+	if m.git, err = smarthttp.NewTool(o.Git, m.path(homeName)); err != nil {
 		return nil, fmt.Errorf("open git mirror: %w", err)
 	}
+	o.HTTP.Tool, o.HTTP.Spool = m.git, m.path(spoolName)
+	m.http = smarthttp.New(o.HTTP)
 	for _, sub := range []string{quarantineName, spoolName, homeName} {
 		if err := durable.MkdirAll(m.path(sub), 0o755); err != nil {
 			return nil, fmt.Errorf("open git mirror: %w", err)
@@ -102,24 +95,8 @@ func Open(dir string, o Options) (*Mirror, error) {
 	return m, nil
 }
 
-func (o Options) withDefaults() Options {
-	if o.MaxConcurrent <= 0 {
-		o.MaxConcurrent = max(4, 2*runtime.NumCPU())
-	}
-	if o.MaxQueue <= 0 {
-		o.MaxQueue = 1024
-	}
-	if o.MaxBody <= 0 {
-		o.MaxBody = 16 << 20
-	}
-	if o.MaxInflated <= 0 {
-		o.MaxInflated = 64 << 20
-	}
-	if o.StallTimeout <= 0 {
-		o.StallTimeout = 2 * time.Minute
-	}
-	return o
-}
+// CheckGit reports whether git is there and new enough. Whatever runs git asks first; a server asks when it starts.
+func (m *Mirror) CheckGit(ctx context.Context) error { return m.git.Ready(ctx) }
 
 func (m *Mirror) path(elem ...string) string {
 	return filepath.Join(append([]string{m.dir}, elem...)...)
@@ -127,10 +104,35 @@ func (m *Mirror) path(elem ...string) string {
 
 func (m *Mirror) packDir() string { return m.path(storeName, "objects", "pack") }
 
-// initStore writes the empty store beside its place and renames it, so that a crash leaves no half-made store.
+// initStore makes the store if there is none: beside its place and then renamed, so that a crash leaves no half-made one.
+// Generations go first: they say of objects that they are there.
 func (m *Mirror) initStore() error {
-	if _, err := os.Stat(m.path(storeName)); err == nil || !errors.Is(err, fs.ErrNotExist) {
+	there := func() (bool, error) {
+		_, err := os.Stat(m.path(storeName))
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+		return true, err
+	}
+	if yes, err := there(); yes || err != nil {
 		return err
+	}
+	f, err := m.openLock()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// Another process may be at the same; its generations must not go.
+	if err := flock(f, unix.LOCK_EX); err != nil {
+		return err
+	}
+	if yes, err := there(); yes || err != nil {
+		return err
+	}
+	for _, n := range m.generations() {
+		if err := m.discard(n); err != nil {
+			return err
+		}
 	}
 	tmp, err := os.MkdirTemp(m.path(quarantineName), "store-")
 	if err != nil {
@@ -139,11 +141,7 @@ func (m *Mirror) initStore() error {
 	if err := writeRepository(tmp, storeFiles(), storeFolders()); err != nil {
 		return errors.Join(err, os.RemoveAll(tmp))
 	}
-	err = os.Rename(tmp, m.path(storeName))
-	if errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) { // another process was first
-		return os.RemoveAll(tmp)
-	}
-	if err != nil {
+	if err := os.Rename(tmp, m.path(storeName)); err != nil {
 		return err
 	}
 	return durable.SyncDir(m.dir)
@@ -202,31 +200,43 @@ func (m *Mirror) sweep() error {
 	return m.sweepPacks()
 }
 
-var packFile = regexp.MustCompile(`^pack-([0-9a-f]{40})\.(pack|idx)$`)
+// packHash gives the hash in the name of a pack's file with the given extension. It is asked of every file at each start.
+func packHash(name, ext string) (hash string, ok bool) {
+	hash, ok = strings.CutPrefix(name, "pack-")
+	if !ok {
+		return "", false
+	}
+	hash, ok = strings.CutSuffix(hash, ext)
+	if !ok || len(hash) != 40 || strings.Trim(hash, "0123456789abcdef") != "" {
+		return "", false
+	}
+	return hash, true
+}
 
 // sweepPacks removes packs that were never completed by their index. Git does not see them.
 func (m *Mirror) sweepPacks() error {
-	entries, err := os.ReadDir(m.packDir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	names, err := m.packFiles()
 	if err != nil {
 		return err
 	}
-	have := make(map[string]bool, len(entries))
-	for _, e := range entries {
-		have[e.Name()] = true
-	}
 	removed := false
-	for _, e := range entries {
-		if s := packFile.FindStringSubmatch(e.Name()); s != nil && have["pack-"+s[1]+".pack"] && have["pack-"+s[1]+".idx"] {
+	packs := completePacks(names)
+	whole := make(map[string]bool, len(names)) // both files of each pack
+	for _, hash := range packs {
+		whole["pack-"+hash+".idx"], whole["pack-"+hash+".pack"] = true, true
+	}
+	for _, name := range names {
+		if whole[name] {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(m.packDir(), e.Name())); err != nil {
+		if err := os.RemoveAll(filepath.Join(m.packDir(), name)); err != nil {
 			return err
 		}
 		removed = true
 	}
+	m.mu.Lock()
+	m.known.packs = packs
+	m.mu.Unlock()
 	if !removed {
 		return nil
 	}
@@ -244,13 +254,8 @@ func (m *Mirror) Prune(ctx context.Context, keep ...uint64) error {
 	for _, n := range keep {
 		kept[n] = true
 	}
-	entries, err := os.ReadDir(m.dir)
-	if err != nil {
-		return fmt.Errorf("prune git generations: %w", err)
-	}
-	for _, e := range entries {
-		n, ok := parseGeneration(e.Name())
-		if !ok || kept[n] || m.busy(n) {
+	for _, n := range m.generations() {
+		if kept[n] || m.busy(n) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {

@@ -38,7 +38,7 @@ func (q *quarantine) checkReachable(ctx context.Context, g bundle.Git) error {
 	for _, base := range q.bases { // what the store has needs no second walk
 		revs.WriteString("^" + base + "\n")
 	}
-	err = q.m.git.lines(ctx, q.repo, strings.NewReader(revs.String()), func(line string) error {
+	err = q.m.git.Lines(ctx, q.repo, strings.NewReader(revs.String()), func(line string) error {
 		o, err := parseOID(line)
 		if err != nil {
 			return fmt.Errorf("git rev-list: %w", err)
@@ -77,7 +77,7 @@ func (q *quarantine) objects(ctx context.Context) ([]oid, error) {
 		if err != nil {
 			return nil, fmt.Errorf("git %s: %w", q.name, err)
 		}
-		err = q.m.git.lines(ctx, q.repo, idx, func(line string) error {
+		err = q.m.git.Lines(ctx, q.repo, idx, func(line string) error {
 			fields := strings.Fields(line) // offset, id, (crc)
 			if len(fields) < 2 {
 				return fmt.Errorf("git show-index: line %.100q", line)

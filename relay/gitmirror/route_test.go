@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/relay/smarthttp"
 )
 
 func routes(t testing.TB, paths ...string) *Generation {
@@ -26,36 +27,36 @@ func TestRoute(t *testing.T) {
 	for _, tc := range []struct {
 		host, path string
 		want       string // path of the repository, empty when there is none
-		endpoint   endpoint
+		endpoint   smarthttp.Endpoint
 	}{
-		{"relay", "/git/github.com/acme/robot/info/refs", "github.com/acme/robot", endpointRefs},
-		{"relay", "/git/github.com/acme/robot.git/info/refs", "github.com/acme/robot", endpointRefs},
-		{"relay:8443", "/github.com/acme/robot.git/git-upload-pack", "github.com/acme/robot", endpointUploadPack},
-		{"relay", "/github.com/acme/robot/git-receive-pack", "github.com/acme/robot", endpointReceivePack},
-		{"github.com", "/acme/robot/info/refs", "github.com/acme/robot", endpointRefs},
-		{"github.com:443", "/acme/robot.git/info/refs", "github.com/acme/robot", endpointRefs},
-		{"GitHub.com.", "/acme/robot.git", "github.com/acme/robot", endpointNone},
-		{"github.com", "/git/git/info/refs", "github.com/git/git", endpointRefs},
-		{"github.com", "/git/github.com/acme/robot/info/refs", "github.com/acme/robot", endpointRefs},
-		{"relay", "/git/GITHUB.com/Acme/Robot/info/refs", "github.com/Acme/Robot", endpointRefs},
-		{"relay", "/git/github.com/ACME/robot/info/refs", "", endpointRefs},
-		{"git.local:3000", "/acme/robot/info/refs", "git.local:3000/acme/robot", endpointRefs},
-		{"relay", "/git/git.local:3000/acme/robot/info/refs", "git.local:3000/acme/robot", endpointRefs},
-		{"git.local", "/acme/robot/info/refs", "", endpointRefs},
-		{"relay", "/gitlab.example.com/a/b/c/info/refs", "gitlab.example.com/a/b/c", endpointRefs},
-		{"relay", "/gitlab.example.com/a/b/info/refs", "", endpointRefs},
-		{"relay", "/acme/robot/info/refs", "", endpointRefs},
-		{"", "/acme/robot/info/refs", "", endpointRefs},
-		{"relay", "/github.com/acme/robot.git/HEAD", "github.com/acme/robot", endpointFiles},
-		{"relay", "/github.com/acme/robot/objects/info/packs", "github.com/acme/robot", endpointFiles},
-		{"relay", "/github.com/acme/robot.git.git/info/refs", "", endpointRefs},
-		{"relay", "/github.com/acme/robot/", "github.com/acme/robot", endpointNone},
-		{"relay", "/github.com/acme/../acme/robot/info/refs", "", endpointRefs},
-		{"relay", "//github.com/acme/robot/info/refs", "", endpointRefs},
-		{"relay", "github.com/acme/robot/info/refs", "", endpointNone},
-		{"relay", "", "", endpointNone},
-		{"relay", "/" + strings.Repeat("x/", 2000), "", endpointNone},
-		{"github.com/acme", "/robot/info/refs", "github.com/acme/robot", endpointRefs}, // net/http refuses such a host
+		{"relay", "/git/github.com/acme/robot/info/refs", "github.com/acme/robot", smarthttp.EndpointRefs},
+		{"relay", "/git/github.com/acme/robot.git/info/refs", "github.com/acme/robot", smarthttp.EndpointRefs},
+		{"relay:8443", "/github.com/acme/robot.git/git-upload-pack", "github.com/acme/robot", smarthttp.EndpointUploadPack},
+		{"relay", "/github.com/acme/robot/git-receive-pack", "github.com/acme/robot", smarthttp.EndpointReceivePack},
+		{"github.com", "/acme/robot/info/refs", "github.com/acme/robot", smarthttp.EndpointRefs},
+		{"github.com:443", "/acme/robot.git/info/refs", "github.com/acme/robot", smarthttp.EndpointRefs},
+		{"GitHub.com.", "/acme/robot.git", "github.com/acme/robot", smarthttp.EndpointNone},
+		{"github.com", "/git/git/info/refs", "github.com/git/git", smarthttp.EndpointRefs},
+		{"github.com", "/git/github.com/acme/robot/info/refs", "github.com/acme/robot", smarthttp.EndpointRefs},
+		{"relay", "/git/GITHUB.com/Acme/Robot/info/refs", "github.com/Acme/Robot", smarthttp.EndpointRefs},
+		{"relay", "/git/github.com/ACME/robot/info/refs", "", smarthttp.EndpointRefs},
+		{"git.local:3000", "/acme/robot/info/refs", "git.local:3000/acme/robot", smarthttp.EndpointRefs},
+		{"relay", "/git/git.local:3000/acme/robot/info/refs", "git.local:3000/acme/robot", smarthttp.EndpointRefs},
+		{"git.local", "/acme/robot/info/refs", "", smarthttp.EndpointRefs},
+		{"relay", "/gitlab.example.com/a/b/c/info/refs", "gitlab.example.com/a/b/c", smarthttp.EndpointRefs},
+		{"relay", "/gitlab.example.com/a/b/info/refs", "", smarthttp.EndpointRefs},
+		{"relay", "/acme/robot/info/refs", "", smarthttp.EndpointRefs},
+		{"", "/acme/robot/info/refs", "", smarthttp.EndpointRefs},
+		{"relay", "/github.com/acme/robot.git/HEAD", "github.com/acme/robot", smarthttp.EndpointFiles},
+		{"relay", "/github.com/acme/robot/objects/info/packs", "github.com/acme/robot", smarthttp.EndpointFiles},
+		{"relay", "/github.com/acme/robot.git.git/info/refs", "", smarthttp.EndpointRefs},
+		{"relay", "/github.com/acme/robot/", "github.com/acme/robot", smarthttp.EndpointNone},
+		{"relay", "/github.com/acme/../acme/robot/info/refs", "", smarthttp.EndpointRefs},
+		{"relay", "//github.com/acme/robot/info/refs", "", smarthttp.EndpointRefs},
+		{"relay", "github.com/acme/robot/info/refs", "", smarthttp.EndpointNone},
+		{"relay", "", "", smarthttp.EndpointNone},
+		{"relay", "/" + strings.Repeat("x/", 2000), "", smarthttp.EndpointNone},
+		{"github.com/acme", "/robot/info/refs", "github.com/acme/robot", smarthttp.EndpointRefs}, // net/http refuses such a host
 	} {
 		repo, e, ok := g.route(tc.host, tc.path)
 		if repo.Path != tc.want || ok != (tc.want != "") || e != tc.endpoint {

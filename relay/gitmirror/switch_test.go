@@ -3,46 +3,97 @@ package gitmirror
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/plimsoll/plimsoll/bundle"
 )
 
-// TestSwitchUnderClients: shallow clones go on while generations are switched a hundred times, with a new layer at every
-// tenth. No client sees an error, and each gets a commit of the release that it saw.
-func TestSwitchUnderClients(t *testing.T) {
-	const clients, switches, news = 6, 100, 10
-	s, source, site := newSite(t, Options{})
-	m := site.m
-	type release struct {
-		g     bundle.Git
-		layer []byte
+// switcher serves another generation at each request that comes, so that the refs a client was shown are never those of
+// the generation it then asks.
+type switcher struct {
+	m        *Mirror
+	releases []bundle.Git
+
+	mu     sync.Mutex
+	number uint64
+	enough chan struct{} // closed when there were switches enough
+	active *Generation
+}
+
+const switches = 200
+
+// next prepares a generation: mostly the newest release so far, at times an older one.
+func (s *switcher) next() (*Generation, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.number == switches {
+		return s.active, nil
 	}
-	releases := []release{{g: s.state(source), layer: s.layer(source)}}
-	for i := range switches / news {
+	if s.number++; s.number == switches {
+		close(s.enough)
+	}
+	latest := int(s.number) * len(s.releases) / (switches + 1)
+	release := s.releases[latest]
+	if s.number%5 == 0 {
+		release = s.releases[latest/2]
+	}
+	gen, err := s.m.Prepare(context.Background(), s.number, []Repository{{Path: place, Git: release}})
+	if err != nil {
+		return nil, err
+	}
+	s.active = gen
+	var keep []uint64
+	for n := s.number; n > 0 && len(keep) < 16; n-- {
+		keep = append(keep, n)
+	}
+	return gen, s.m.Prune(context.Background(), keep...)
+}
+
+// TestClients17SwitchUnderClients: shallow clones go on while generations are switched 200 times, one at every request of
+// theirs. No client sees an error, and each gets a commit of a release. (The same of clients that ask by id: point 15.)
+func TestClients17SwitchUnderClients(t *testing.T) {
+	const clients, news = 6, 10
+	s := newSandbox(t)
+	source := s.source()
+	m := open(t, filepath.Join(t.TempDir(), "git"), Options{})
+	sw := &switcher{m: m, enough: make(chan struct{})}
+	layers := [][]byte{s.layer(source)}
+	admit(t, m, s.state(source), layers...)
+	sw.releases = append(sw.releases, s.state(source))
+	known := make(map[string]bool)
+	for i := range news {
+		known[s.git(source, "rev-parse", "main")] = true
 		base := s.git(source, "rev-parse", "main")
 		s.commit(source, "robot-values/robot-001.yaml", fmt.Sprintf("ssid: line-%d\n", i))
-		releases = append(releases, release{g: s.state(source), layer: s.layer(source, "main", "^"+base)})
+		layers = append(layers, s.layer(source, "main", "^"+base))
+		admit(t, m, s.state(source), layers...)
+		sw.releases = append(sw.releases, s.state(source))
 	}
-	known := make(map[string]bool)
-	for _, r := range releases {
-		known[r.g.Refs[1].OID] = true
-	}
+	known[s.git(source, "rev-parse", "main")] = true
 
-	var stop atomic.Bool
-	var clones atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		gen, err := sw.next()
+		if err != nil {
+			t.Error(err)
+			http.Error(w, "no generation", http.StatusInternalServerError)
+			return
+		}
+		m.ServeGeneration(w, r, gen)
+	}))
+	t.Cleanup(server.Close)
 	var wg sync.WaitGroup
 	dir := t.TempDir()
 	for c := range clients {
 		wg.Go(func() {
 			version := []string{"protocol.version=0", "protocol.version=2"}[c%2]
-			for n := 0; !stop.Load() || n == 0; n++ {
+			for n := 0; ; n++ {
 				clone := filepath.Join(dir, fmt.Sprintf("%d-%d", c, n))
-				if _, err := s.try(dir, "-c", version, "clone", "--quiet", "--depth=1", "--no-tags", site.url(), clone); err != nil {
+				if _, err := s.try(dir, "-c", version, "clone", "--quiet", "--depth=1", "--no-tags", server.URL+"/git/"+place, clone); err != nil {
 					t.Error(err)
 					return
 				}
@@ -51,28 +102,16 @@ func TestSwitchUnderClients(t *testing.T) {
 					t.Errorf("HEAD %s, %v", head, err)
 					return
 				}
-				clones.Add(1)
+				select {
+				case <-sw.enough:
+					return
+				default:
+				}
 			}
 		})
 	}
-	var layers [][]byte
-	latest := -1
-	for n := range switches {
-		if n%news == 0 {
-			latest++
-			layers = append(layers, releases[latest].layer)
-			admit(t, m, releases[latest].g, layers...)
-		}
-		number := uint64(n + 2)
-		site.active.Store(prepare(t, m, number, releases[(n*7)%(latest+1)].g)) // also back to older ones
-		if err := m.Prune(context.Background(), number, number-1, number-2); err != nil {
-			t.Error(err)
-		}
-	}
-	stop.Store(true)
 	wg.Wait()
-	t.Logf("%d clones during %d switches", clones.Load(), switches)
-	if found, err := filepath.Glob(m.path("gen-*")); err != nil || len(found) > 5 {
+	if found, err := filepath.Glob(m.path("gen-*")); err != nil || len(found) < 10 || len(found) > 25 {
 		t.Errorf("generations left: %v, %v", strings.Join(found, " "), err)
 	}
 }
