@@ -150,14 +150,8 @@ func sumText(raw string) digest.Digest {
 	return digest.Digest(hex.AppendEncode(text, []byte(raw)))
 }
 
-// fallbackTag is the tag of distribution-spec 1.1 "Referrers Tag Schema": algorithm and encoded part, cut to 32 and 64
-// characters.
-func fallbackTag(subject string) string {
-	algorithm, encoded, _ := strings.Cut(subject, ":")
-	return algorithm + "-" + encoded[:min(len(encoded), 64)]
-}
-
-// fallbackSubject gives what the digest starts with whose referrers a tag of the schema lists.
+// fallbackSubject gives what the digest starts with whose referrers a tag of distribution-spec 1.1 "Referrers Tag Schema"
+// lists. The tag has at most 64 characters of the digits: all of sha256, half of sha512.
 func fallbackSubject(tag string) (prefix string, ok bool) {
 	algorithm, encoded, _ := strings.Cut(tag, "-")
 	if (algorithm != "sha256" && algorithm != "sha512") || len(encoded) != 64 {

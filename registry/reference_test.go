@@ -44,6 +44,13 @@ func FuzzReference(f *testing.F) {
 	})
 }
 
+// fallbackTag is the tag of distribution-spec 1.1 "Referrers Tag Schema": algorithm and encoded part, cut to 32 and 64
+// characters.
+func fallbackTag(subject string) string {
+	algorithm, encoded, _ := strings.Cut(subject, ":")
+	return algorithm + "-" + encoded[:min(len(encoded), 64)]
+}
+
 func TestParseSum(t *testing.T) {
 	sha256, sha512 := digest.FromString("x").String(), digest.SHA512.FromString("x").String()
 	for _, c := range []struct {

@@ -29,6 +29,9 @@ const GenerationHeader = "Plimsoll-Generation"
 // followInterval bounds how long a change of a file can go unnoticed when the kernel does not tell of it.
 const followInterval = 2 * time.Second
 
+// bodyTime is how long a request body may take that nobody reads.
+const bodyTime = 15 * time.Second
+
 // ServerOptions are what a server works with. The zero value serves everybody without bounds and remembers nobody.
 type ServerOptions struct {
 	Log       *slog.Logger
@@ -39,6 +42,7 @@ type ServerOptions struct {
 	Metrics   *admin.Metrics    // may be nil
 	Site      *siterepo.Set     // the site's own repositories; may be nil
 	Hosts     map[string]string // further names of upstream registries; see registry.Handler
+	Swapped   func(*Generation) // told of each generation that is served after the first one; may be nil
 }
 
 // Server serves the active generation: the OCI registry below /v2/, Git everywhere else. It owns nothing that changes
@@ -112,6 +116,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	out.Header()[GenerationHeader] = gen.header
 	if s.options.Metrics != nil {
 		s.options.Metrics.Begin()
+	}
+	if req.Method != http.MethodGet && req.Method != http.MethodHead {
+		// Whoever is refused may go on sending, or say that he will: net/http waits for that. What reads bodies sets its
+		// own times.
+		_ = http.NewResponseController(w).SetReadDeadline(start.Add(bodyTime)) // not every writer has a connection
 	}
 	var who access.Identity
 	var a asked
@@ -291,6 +300,9 @@ func (s *Server) reload(ctx context.Context) {
 	}
 	s.trouble = ""
 	s.swap(gen)
+	if s.options.Swapped != nil {
+		s.options.Swapped(gen)
+	}
 }
 
 func (s *Server) swap(gen *Generation) {

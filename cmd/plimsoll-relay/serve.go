@@ -3,15 +3,18 @@ package main
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/plimsoll/plimsoll/cmd/internal/cli"
+	"github.com/plimsoll/plimsoll/relay/siteca"
 )
 
 type serveFlags struct {
@@ -122,18 +125,22 @@ func (f *serveFlags) certificateNames(listener net.Addr, served []string) ([]str
 	if err != nil {
 		return nil, err
 	}
-	names := append(append([]string{}, f.names...), "localhost", "127.0.0.1", "::1", host)
+	names := append(append([]string{}, f.names...), "localhost", "127.0.0.1", "::1")
+	led := append(slices.Collect(maps.Keys(f.hosts)), host)
 	if tcp, ok := listener.(*net.TCPAddr); ok && !tcp.IP.IsUnspecified() {
-		names = append(names, tcp.IP.String())
-	}
-	for alias := range f.hosts {
-		names = append(names, alias)
+		led = append(led, tcp.IP.String())
 	}
 	for _, upstream := range served {
 		name, _, _ := strings.Cut(upstream, ":") // a certificate has no ports
-		names = append(names, name)
+		led = append(led, name)
 		if name == "docker.io" {
-			names = append(names, "registry-1.docker.io", "index.docker.io")
+			led = append(led, "registry-1.docker.io", "index.docker.io")
+		}
+	}
+	for _, name := range led {
+		// Nobody typed these: what no certificate can name must not keep the relay from starting.
+		if siteca.CheckName(name) == nil {
+			names = append(names, name)
 		}
 	}
 	return names, nil

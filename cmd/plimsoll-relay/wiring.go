@@ -101,7 +101,7 @@ func (w *wiring) open(ctx context.Context) error {
 	}
 	w.server, err = w.relay.NewServer(ctx, relay.ServerOptions{
 		Log: w.log, AccessLog: f.accessLog, Guard: w.guard, Traffic: w.traffic, Seen: w.seen, Metrics: w.metrics,
-		Site: site, Hosts: f.hosts,
+		Site: site, Hosts: f.hosts, Swapped: w.nameServed,
 	})
 	if err != nil {
 		return err
@@ -175,6 +175,20 @@ func (w *wiring) openTLS(listening net.Addr) error {
 		Names: names, CertFile: f.certFile, KeyFile: f.keyFile, ClientCAFile: f.clientCA, Log: w.log,
 	})
 	return err
+}
+
+// nameServed puts the upstream names of a new generation into the server certificate.
+func (w *wiring) nameServed(gen *relay.Generation) {
+	if w.keeper == nil {
+		return
+	}
+	names, err := w.flags.certificateNames(w.robots.Addr(), gen.Hosts())
+	if err == nil {
+		err = w.keeper.SetNames(names)
+	}
+	if err != nil {
+		w.log.Error("the server certificate lacks names of the new generation", "error", err)
+	}
 }
 
 // run is the relay's goroutines: each says here who it is and what ends it.

@@ -87,12 +87,29 @@ func (f *fakeS3) open(more string) *Store {
 	return s
 }
 
-// count says how often an operation was asked for.
-func (f *fakeS3) count(op string) int {
+// with runs fn while no request is carried out.
+func (f *fakeS3) with(fn func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	fn()
+}
+
+func (f *fakeS3) setFault(fault func(op, key string, w http.ResponseWriter, r *http.Request) bool) {
+	f.with(func() { f.fault = fault })
+}
+
+func (f *fakeS3) setAfter(after func(op, key string)) { f.with(func() { f.after = after }) }
+
+// requests are the operations so far, with their keys.
+func (f *fakeS3) requests() (log []string) {
+	f.with(func() { log = slices.Clone(f.log) })
+	return log
+}
+
+// count says how often an operation was asked for.
+func (f *fakeS3) count(op string) int {
 	n := 0
-	for _, line := range f.log {
+	for _, line := range f.requests() {
 		if strings.HasPrefix(line, op+" ") {
 			n++
 		}

@@ -86,12 +86,12 @@ func TestS3RefusesWrongAnswers(t *testing.T) {
 		f := newFake(t)
 		s := f.open("")
 		d := admitted(t, s, data)
-		f.fault = func(op, _ string, w http.ResponseWriter, _ *http.Request) bool {
+		f.setFault(func(op, _ string, w http.ResponseWriter, _ *http.Request) bool {
 			if op == "Get" {
 				answer(w)
 			}
 			return op == "Get"
-		}
+		})
 		b, err := s.OpenBlob(t.Context(), d)
 		if err != nil {
 			t.Fatal(err)
@@ -114,7 +114,7 @@ func TestS3Stalls(t *testing.T) {
 	d := admitted(t, s, data)
 	end := make(chan struct{})
 	t.Cleanup(func() { close(end) }) // before the server waits for its handlers
-	f.fault = func(op, _ string, w http.ResponseWriter, r *http.Request) bool {
+	f.setFault(func(op, _ string, w http.ResponseWriter, r *http.Request) bool {
 		switch op {
 		case "Get":
 			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
@@ -125,7 +125,7 @@ func TestS3Stalls(t *testing.T) {
 			<-end // reads nothing
 		}
 		return op == "Get" || op == "Put"
-	}
+	})
 	b := s.place.(*bucket)
 	b.stall = 50 * time.Millisecond
 	blob, err := s.OpenBlob(t.Context(), d)
@@ -157,11 +157,11 @@ func TestS3WalkEnds(t *testing.T) {
 		if strings.Contains(answer, "%") {
 			answer = fmt.Sprintf(answer, blobPath(digest.FromString("x")))
 		}
-		f.fault = func(op, _ string, w http.ResponseWriter, _ *http.Request) bool {
+		f.setFault(func(op, _ string, w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("Content-Type", "application/xml")
 			_, _ = io.WriteString(w, answer)
 			return true
-		}
+		})
 		if err := s.Walk(t.Context(), func(digest.Digest, int64) error { return nil }); err == nil {
 			t.Errorf("%s: no error", name)
 		}
@@ -184,7 +184,7 @@ func TestRedirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := admitted(t, s, data)
-	before := len(f.log)
+	before := len(f.requests())
 	text, ok, err := s.Redirect(t.Context(), d)
 	if err != nil || !ok {
 		t.Fatal(ok, err)
@@ -196,7 +196,7 @@ func TestRedirect(t *testing.T) {
 	if at.Host != "s3.plant7.example" || at.Path != "/"+fakeBucket+"/robots/a"+blobPath(d) || at.Query().Get("X-Amz-Expires") != "60" || strings.Contains(text, "s3cr3t") {
 		t.Errorf("redirects to %s", text)
 	}
-	if len(f.log) != before {
+	if len(f.requests()) != before {
 		t.Error("S3 was asked")
 	}
 }

@@ -131,7 +131,8 @@ func (s *Store) OpenBlob(ctx context.Context, d digest.Digest) (*Blob, error) {
 }
 
 // Redirect gives a URL from which a client can GET an admitted blob without any credentials of its own, for a bounded
-// time. ok is false when the store has no such URLs. It does not ask whether the blob is there.
+// time: Options.RedirectLife, or less when the credentials that sign it end before. ok is false when the store has no
+// such URLs. It does not ask whether the blob is there.
 func (s *Store) Redirect(ctx context.Context, d digest.Digest) (url string, ok bool, err error) {
 	if err := checkDigest(d); err != nil {
 		return "", false, err

@@ -67,8 +67,8 @@ func (e *URLError) Error() string {
 //	endpoint=https://s3.plant7.example   where S3 is; AWS's own if left out
 //	path-style=true                      the bucket is in the path, not in the host name
 //	ca-file=/etc/plimsoll/s3-ca.pem      the only certificate authorities to trust for the endpoint
-//	chunk-size=8MiB                      size of a part, 5MiB to 5GiB; what an interrupted upload may lose at most
-//	upload-memory=64MiB                  what all uploads together hold of blobs; further ones wait
+//	chunk-size=8MiB                      size of a part (default), 5MiB to 5GiB; what an interrupted upload may lose at most
+//	upload-memory=32MiB                  what all uploads together hold of blobs (default); further ones wait
 //	redirect-endpoint=https://…          the endpoint as robots reach it, for Options.Redirect
 //	insecure-plain-http=true             allows an http: endpoint that is not on this machine
 //

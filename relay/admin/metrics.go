@@ -20,13 +20,10 @@ const (
 	Forbidden        = "forbidden"         // known, and not allowed to do this
 )
 
-// DefaultKinds are the kinds of requests that are told apart unless MetricsOptions say others.
-var DefaultKinds = []string{"ping", "catalog", "manifest", "blob", "tags", "referrers", "git-refs", "git-pack", "git-push"}
-
 // MetricsOptions say what is known at the start. The zero value works.
 type MetricsOptions struct {
 	Version string
-	Kinds   []string // of requests; DefaultKinds if nil; all else is "other"
+	Kinds   []string // of requests; all else is "other"
 }
 
 // Metrics counts what the relay does, in a registry of its own. Its methods may be called from everywhere at once, cost
@@ -48,9 +45,6 @@ type kindMetrics struct {
 
 // NewMetrics makes the registry.
 func NewMetrics(o MetricsOptions) *Metrics {
-	if o.Kinds == nil {
-		o.Kinds = DefaultKinds
-	}
 	if o.Version == "" {
 		o.Version = "devel"
 	}

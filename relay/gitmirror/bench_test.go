@@ -2,6 +2,7 @@ package gitmirror
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net/http"
@@ -142,6 +143,45 @@ func BenchmarkPack(b *testing.B) {
 				})
 			b.ReportMetric(float64(len(ours)), "pack-bytes")
 		})
+	}
+}
+
+// BenchmarkPackLarge is one file of 48 MiB that does not compress: how fast bytes come through.
+func BenchmarkPackLarge(b *testing.B) {
+	s := newSandbox(b)
+	source := s.source()
+	noise := make([]byte, 48<<20)
+	if _, err := rand.Read(noise); err != nil {
+		b.Fatal(err)
+	}
+	s.commit(source, "noise", string(noise))
+	g := s.state(source)
+	m := open(b, b.TempDir(), Options{})
+	admit(b, m, g, s.layer(source))
+	site := serve(b, m, prepare(b, m, 1, g))
+	body := fetchRequest(g.Refs[1].OID, 0)
+	theirs := httpBackend(b, s, m)
+	b.SetBytes(2 * int64(len(noise)))
+	beside(b, func() { drain(b, site.url(), body) }, func() { drain(b, theirs, body) })
+}
+
+// drain takes an answer without keeping it.
+func drain(b *testing.B, url, body string) {
+	req, err := http.NewRequest("POST", url+"/git-upload-pack", strings.NewReader(body))
+	if err != nil {
+		b.Error(err)
+		return
+	}
+	req.Header.Set("Git-Protocol", "version=2")
+	req.Header.Set("Content-Type", smarthttp.UploadPack.RequestType())
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		b.Error(err)
+		return
+	}
+	defer resp.Body.Close()
+	if n, err := io.Copy(io.Discard, resp.Body); err != nil || n < 48<<20 {
+		b.Error(n, err)
 	}
 }
 

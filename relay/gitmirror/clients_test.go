@@ -1,11 +1,14 @@
 package gitmirror
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	gogit "github.com/go-git/go-git/v5"
@@ -243,6 +246,42 @@ func TestClients13ArgoCD(t *testing.T) {
 	late := filepath.Join(t.TempDir(), "late")
 	s.git(s.home, "init", "--quiet", late)
 	s.git(late, "-c", "protocol.version=0", "fetch", "--quiet", "--depth=1", site.url(), base)
+}
+
+// TestClients16ManyAtOnce: a hundred pollers as Argo CD's and ten clones at once, and nobody is sent away.
+func TestClients16ManyAtOnce(t *testing.T) {
+	s, source, site := newSite(t, Options{})
+	head := s.git(source, "rev-parse", "main")
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			for range 3 {
+				if i%2 == 0 {
+					if _, text := site.do(t, "GET", "/git/"+place+"/info/refs?service=git-upload-pack", nil, nil); !strings.Contains(text, head+" HEAD\x00") {
+						t.Errorf("refs: %.200q", text)
+					}
+				} else if a := site.post(t, place, lsRefsAll); !strings.Contains(a.body, head+" HEAD symref-target:refs/heads/main\n") {
+					t.Errorf("refs: %v", a)
+				}
+			}
+		})
+	}
+	for i := range 10 {
+		wg.Go(func() {
+			clone := filepath.Join(dir, fmt.Sprint(i))
+			args := []string{"-c", "protocol.version=" + strconv.Itoa(i%3), "clone", "--quiet", "--bare", site.url(), clone}
+			if i%2 == 0 {
+				args = append(args, "--depth=1")
+			}
+			if _, err := s.try(dir, args...); err != nil {
+				t.Error(err)
+			} else if got, err := s.try(clone, "rev-parse", "main"); got != head || err != nil {
+				t.Errorf("cloned %s, %v", got, err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // TestClients16CannotPush: nothing that is pushed gets in.

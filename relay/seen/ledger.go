@@ -143,13 +143,14 @@ func (l *ledger) add(e *Event) bool {
 	bytes := max(e.Bytes, 0)
 	generation := int64(min(e.Generation, math.MaxInt64))
 	at := e.Time.UnixMilli()
+	end := at + max(e.Duration, 0).Milliseconds()
 	d := &r.delta
 	if !r.dirty {
 		r.dirty = true
 		*d = robotDelta{robot: r, first: at}
 		l.dirtyRobots = append(l.dirtyRobots, r)
 	}
-	d.address, d.agent, d.last, d.generation = r.address, r.agent, at, generation
+	d.address, d.agent, d.last, d.generation = r.address, r.agent, end, generation
 	d.requests++
 	d.bytes += bytes
 	day := r.today(at)
@@ -166,14 +167,14 @@ func (l *ledger) add(e *Event) bool {
 		day.pulls++
 		if p := l.pull(r, e, generation); p != nil {
 			p.delta.times++
-			l.grow(p, e, bytes)
+			l.grow(p, end, bytes)
 		} else {
 			day.other += bytes
 		}
 	case ok && bytes > 0 && e.Kind == KindBlob:
 		if p := r.recent(func(p *pull) bool { return p.image.kind == KindManifest && p.image.repository == e.Repository }); p != nil {
 			p.delta.blobs++
-			l.grow(p, e, bytes)
+			l.grow(p, end, bytes)
 		} else {
 			day.other += bytes
 		}
@@ -183,13 +184,13 @@ func (l *ledger) add(e *Event) bool {
 	return true
 }
 
-func (l *ledger) grow(p *pull, e *Event, bytes int64) {
+func (l *ledger) grow(p *pull, end, bytes int64) {
 	if !p.dirty {
 		p.dirty = true
 		l.dirtyPulls = append(l.dirtyPulls, p)
 	}
 	p.delta.bytes += bytes
-	p.delta.end = e.Time.UnixMilli()
+	p.delta.end = end
 }
 
 // robot finds who asked.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,6 +65,9 @@ type Query struct {
 	Until      time.Time // exclusive
 	Limit      int       // the latest so many; all if zero
 }
+
+// pageSize is how many pulls are read at once.
+const pageSize = 1_000
 
 // Reader reads a database that another process may be writing.
 type Reader struct{ db *sql.DB }
@@ -197,27 +202,51 @@ func (r *Reader) Walk(ctx context.Context, q Query, fn func(Pull) error) error {
 	if !q.Until.IsZero() {
 		where.add("pulls.start < ?", q.Until.UnixMilli())
 	}
-	rows, err := r.db.QueryContext(ctx, `SELECT pulls.start, pulls.finish, robots.name, robots.address, images.kind, images.repository,
-		images.reference, images.digest, pulls.generation, pulls.status, pulls.times, pulls.blobs, pulls.bytes
+	at := int64(math.MaxInt64)
+	for left := q.Limit; ; {
+		n := pageSize
+		if q.Limit > 0 {
+			n = min(n, left)
+		}
+		page, last, err := r.page(ctx, where, at, n)
+		if err != nil {
+			return fmt.Errorf("pulls: %w", err)
+		}
+		for _, p := range page {
+			if err := fn(p); err != nil {
+				return err
+			}
+		}
+		at, left = last, left-len(page)
+		if len(page) < n || q.Limit > 0 && left == 0 {
+			return nil
+		}
+	}
+}
+
+// page reads some of the rows before a number, and gives the number of the last one. Between pages nothing is held: the
+// log of a database that is read grows, and whoever reads may have gone for lunch with the first screen before his eyes.
+func (r *Reader) page(ctx context.Context, where conditions, before int64, n int) (page []Pull, last int64, err error) {
+	where.add("pulls.id < ?", before)
+	rows, err := r.db.QueryContext(ctx, `SELECT pulls.id, pulls.start, pulls.finish, robots.name, robots.address, images.kind,
+		images.repository, images.reference, images.digest, pulls.generation, pulls.status, pulls.times, pulls.blobs, pulls.bytes
 		FROM pulls JOIN robots ON robots.id = pulls.robot JOIN images ON images.id = pulls.image`+where.String()+
-		` ORDER BY pulls.id DESC`+limit(q.Limit), where.args...)
+		` ORDER BY pulls.id DESC`+limit(n), where.args...)
 	if err != nil {
-		return fmt.Errorf("pulls: %w", err)
+		return nil, 0, err
 	}
 	defer rows.Close() //nolint:errcheck // Err has it
 	for rows.Next() {
 		var p Pull
 		var start, finish int64
-		if err := rows.Scan(&start, &finish, &p.Robot, &p.Address, &p.Kind, &p.Repository, &p.Reference, &p.Digest,
+		if err := rows.Scan(&last, &start, &finish, &p.Robot, &p.Address, &p.Kind, &p.Repository, &p.Reference, &p.Digest,
 			&p.Generation, &p.Status, &p.Times, &p.Blobs, &p.Bytes); err != nil {
-			return fmt.Errorf("pulls: %w", err)
+			return nil, 0, err
 		}
 		p.Time, p.End = instant(start), instant(finish)
-		if err := fn(p); err != nil {
-			return err
-		}
+		page = append(page, p)
 	}
-	return rows.Err()
+	return page, last, rows.Err()
 }
 
 // conditions are the terms of a WHERE clause with their values.
@@ -227,8 +256,8 @@ type conditions struct {
 }
 
 func (c *conditions) add(term string, args ...any) {
-	c.terms = append(c.terms, term)
-	c.args = append(c.args, args...)
+	c.terms = append(slices.Clip(c.terms), term)
+	c.args = append(slices.Clip(c.args), args...)
 }
 
 func (c *conditions) robot(name string) {

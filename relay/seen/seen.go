@@ -24,7 +24,7 @@ const (
 
 // Event is one answered request.
 type Event struct {
-	Time       time.Time // now if zero
+	Time       time.Time // when it began; now if zero
 	Robot      string    // the identity's name; empty for an anonymous client, whom the address tells apart
 	Address    string    // IP address, with or without a port
 	Agent      string    // the User-Agent header
@@ -104,7 +104,7 @@ func (db *DB) Record(e Event) {
 		e.Time = time.Now()
 	}
 	db.mu.Lock()
-	if len(db.queue) == cap(db.queue) {
+	if len(db.queue) == db.options.Queue {
 		db.mu.Unlock()
 		db.dropped.Add(1)
 		return
@@ -113,7 +113,7 @@ func (db *DB) Record(e Event) {
 	n := len(db.queue)
 	db.mu.Unlock()
 	// Waking for each event would cost a request more than recording it does.
-	if n == 1 || n == cap(db.queue)/2 {
+	if n == 1 || n == db.options.Queue/2 {
 		select {
 		case db.wake <- struct{}{}:
 		default:
@@ -124,7 +124,7 @@ func (db *DB) Record(e Event) {
 func (db *DB) halfFull() bool {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	return len(db.queue) >= cap(db.queue)/2
+	return len(db.queue) >= db.options.Queue/2
 }
 
 // take gives the events that wait, and spare as the place for the next ones.

@@ -250,6 +250,38 @@ func TestNoFolder(t *testing.T) {
 	})
 }
 
+// A reader that is slow does not keep the log from being copied into the file, which would let it grow without end.
+func TestSlowReader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), FileName)
+	var events []Event
+	for i := range 3*pageSize + 1 {
+		events = append(events, manifest(fmt.Sprint("robot-", i%9), fmt.Sprintf("ghcr.io/acme/app-%d", i), "v1", start.Add(time.Duration(i)*time.Second)))
+	}
+	record(t, path, Options{}, events...)
+	n := 0
+	if err := reader(t, path).Walk(t.Context(), Query{Repository: "ghcr.io/*"}, func(p Pull) error {
+		if n++; p.Repository != events[len(events)-n].Repository {
+			t.Fatalf("row %d is %s, want %s", n, p.Repository, events[len(events)-n].Repository)
+		}
+		if n == pageSize/2 { // in the middle of a page
+			record(t, path, Options{}, manifest("late", "ghcr.io/acme/late", "v1", start))
+			sqlExec(t, path, "PRAGMA wal_checkpoint(TRUNCATE)")
+			if info, err := os.Stat(path + "-wal"); err != nil || info.Size() != 0 {
+				t.Errorf("the reader holds the log: %v, %v", info, err)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if n != len(events) {
+		t.Errorf("%d rows, want %d", n, len(events))
+	}
+	if _, pulls, _ := read(t, path, Query{Limit: pageSize + 5}); len(pulls) != pageSize+5 || pulls[0].Robot != "late" {
+		t.Errorf("%d rows with a limit", len(pulls))
+	}
+}
+
 // Somebody removes the file while it is written: it is made anew, and not written into nowhere.
 func TestRemovedWhileRunning(t *testing.T) {
 	path := filepath.Join(t.TempDir(), FileName)

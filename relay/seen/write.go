@@ -130,6 +130,8 @@ type writer struct {
 	names uint64 // of robots and images: after some were removed they are looked up again
 	prune pruner
 	wait  time.Duration // before the next try
+
+	untidy bool // old rows could not be removed, and it was said
 }
 
 // write puts a batch into the file, and tries again until it can be or ctx ends. A nil batch only opens the file.
@@ -231,12 +233,22 @@ func (w *writer) try(b *batch) (err error) {
 		}
 		return fmt.Errorf("write %s: %w", w.db.path, errors.Join(err, undo))
 	}
-	if err := w.prune.run(w); err != nil {
-		// What was written is written: the error must not make the caller write it again.
+	w.tidy()
+	return nil
+}
+
+// tidy removes what is too old. What was written is written: an error here must not make the caller write it again.
+func (w *writer) tidy() {
+	err := w.prune.run(w)
+	if err != nil && !w.untidy {
 		w.db.options.Log.Warn("old pulls are not removed for now", "file", w.db.path, "error", err)
+	}
+	if w.untidy = err != nil; w.untidy {
+		if isDamaged(err) {
+			w.renew(err) //nolint:errcheck // if that fails, so will the next try to write, which says so
+		}
 		w.close()
 	}
-	return nil
 }
 
 func (w *writer) close() {

@@ -139,6 +139,9 @@ func (s *Server) command(ctx context.Context, q Request, protocol string, args .
 	}
 	all = append(append(append(all, "--stateless-rpc"), args...), q.Dir)
 	cmd := s.opts.Tool.Command(ctx, q.Dir, q.Config, all...)
+	// A group, not a session: where the kernel shares processors out between sessions (sched(7), autogroup), each part of
+	// the pipe from git to the client would wait for the turn of its own, and a small clone take twice as long.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Env = append(cmd.Env, q.Env...)
 	if protocol != "" {
 		cmd.Env = append(cmd.Env, "GIT_PROTOCOL="+protocol)

@@ -29,7 +29,7 @@ type room struct {
 }
 
 func newRoom(t *testing.T, l Limits) *room {
-	r := &room{t: t, c: New(l), inner: newPipes()}
+	r := &room{t: t, c: newControl(l.withDefaults()), inner: newPipes()} // pipes take no file descriptors
 	r.listener = r.c.Listener(r.inner)
 	go func() {
 		for {
@@ -162,10 +162,7 @@ func TestOneAddressIsBounded(t *testing.T) {
 // TestTenThousandIdleConnections of one address keep no other from being served at once, by a real server.
 func TestTenThousandIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, inner := New(Limits{}), newPipes()
-		if c.limits.Parked < 10_000 {
-			c.places.maxParked = 16384 // the pipes take no file descriptors
-		}
+		c, inner := newControl(Limits{}.withDefaults()), newPipes()
 		ts := start(t, c, inner, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })) //nolint:errcheck // the client sees it
 		ts.Config.ReadHeaderTimeout = 10 * time.Second
 		var hostile []net.Conn
@@ -364,7 +361,7 @@ func TestAcceptErrorsPass(t *testing.T) {
 func TestCloseEndsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner := newPipes()
-		ctl := New(Limits{Connections: 2})
+		ctl := newControl(Limits{Connections: 2}.withDefaults())
 		l, other := ctl.Listener(inner), newPipes()
 		l2 := ctl.Listener(other)
 		var conns []net.Conn

@@ -66,7 +66,7 @@ func within(t *testing.T, what string, got, want float64) {
 const measured = 5 * time.Second
 
 func TestRateOfAll(t *testing.T) {
-	for _, rate := range []int64{100e3, 1e6, 12.5e6, 125e6, 1.25e9} {
+	for _, rate := range []int64{100e3, 1e6, 12.5e6, 125e6} {
 		for _, clients := range []int{1, 3, 50} {
 			t.Run(fmt.Sprintf("%d bytes per second, %d clients", rate, clients), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {

@@ -68,6 +68,10 @@ func New(l Limits) *Control {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err == nil {
 		l = l.within(files.Cur)
 	}
+	return newControl(l)
+}
+
+func newControl(l Limits) *Control {
 	c := &Control{
 		limits: l,
 		places: newPlaces(l.Connections, l.ClientConnections, l.Parked),
