@@ -187,6 +187,11 @@ func (s *Server) answer(w http.ResponseWriter, req *http.Request, gen *Generatio
 		}
 	default:
 		a.kind = "refs"
+		if req.Method == http.MethodPost { // packs share the rates with blobs
+			var leave func()
+			w, leave = s.options.Traffic.Shape(w, req)
+			defer leave()
+		}
 		answer := s.relay.mirror.ServeGeneration(w, req, gen.Git)
 		a.Repository = answer.Repository
 		if req.Method == http.MethodPost && !answer.Cached {

@@ -42,13 +42,14 @@ func openStore(ctx context.Context, dir string, o Options) (st *store.Store, rem
 	blobs := filepath.Join(dir, "store")
 	url := have.URL
 	if o.Storage != "" && o.Storage != url {
-		switch _, err := os.Stat(blobs); {
+		used, err := hasFiles(blobs)
+		switch {
+		case err != nil:
+			return nil, false, err
 		case url != "":
 			return nil, false, &OtherStorageError{Dir: dir, Have: url, Wanted: o.Storage}
-		case err == nil:
+		case used:
 			return nil, false, &OtherStorageError{Dir: dir, Have: blobs, Wanted: o.Storage}
-		case !errors.Is(err, fs.ErrNotExist):
-			return nil, false, err
 		}
 		url = o.Storage
 	}
@@ -61,6 +62,23 @@ func openStore(ctx context.Context, dir string, o Options) (st *store.Store, rem
 		return nil, false, err
 	}
 	return st, true, durable.WriteFile(filepath.Join(dir, storageFile), data, 0o644)
+}
+
+// hasFiles reports whether anything but folders is below dir.
+func hasFiles(dir string) (bool, error) {
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			return fs.ErrExist
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	}
+	return false, err
 }
 
 func readStorage(dir string) (storage, error) {

@@ -72,7 +72,7 @@ change, or on SIGHUP.`,
 	flags.Var(&f.rate, "limit-rate", "send blobs at most this fast to all robots together, in bytes a second (80MB)")
 	flags.Var(&f.clientRate, "limit-rate-client", "send blobs at most this fast to one robot")
 	flags.IntVar(&f.blobs, "max-blobs", 0, "blobs sent at one time; further ones wait their turn (0: no limit)")
-	flags.IntVar(&f.clientBlobs, "max-blobs-client", 0, "of them, those to one robot (0: no limit)")
+	flags.IntVar(&f.clientBlobs, "max-blobs-client", 0, "of them, those to one robot (0: a quarter, so that a slow one does not hold all)")
 	flags.IntVar(&f.connections, "max-connections", 4096, "connections served at one time; further ones wait their turn")
 	flags.IntVar(&f.clientConns, "max-connections-client", 256, "of them, those of one address")
 	flags.IntVar(&f.gitProcesses, "git-processes", 0, "git processes at one time (0: twice the CPUs, at least 4)")
@@ -104,6 +104,14 @@ func (f *serveFlags) logger() (*slog.Logger, error) {
 		return slog.New(slog.NewTextHandler(os.Stderr, nil)), nil
 	}
 	return nil, cli.Usagef("--log-format %q: want json or text", f.logFormat)
+}
+
+// blobsOfOne is how many blobs one robot gets at a time.
+func (f *serveFlags) blobsOfOne() int {
+	if f.clientBlobs == 0 && f.blobs > 0 {
+		return max(1, f.blobs/4)
+	}
+	return f.clientBlobs
 }
 
 func (f *serveFlags) networks() ([]netip.Prefix, error) {

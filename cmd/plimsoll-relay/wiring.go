@@ -31,9 +31,10 @@ import (
 
 // What a client may hold of a connection before it has asked for anything, so that slow ones cost little.
 const (
-	headerTime = 15 * time.Second
+	headerTime = 10 * time.Second
 	idleTime   = 2 * time.Minute
 	maxHeader  = 32 << 10
+	maxStreams = 64 // of one HTTP/2 connection
 )
 
 // wiring is a serving relay: everything that lives as long as the process.
@@ -60,7 +61,7 @@ type wiring struct {
 func (w *wiring) open(ctx context.Context) error {
 	f := w.flags
 	w.traffic = traffic.New(traffic.Limits{
-		Rate: int64(f.rate), ClientRate: int64(f.clientRate), Blobs: f.blobs, ClientBlobs: f.clientBlobs,
+		Rate: int64(f.rate), ClientRate: int64(f.clientRate), Blobs: f.blobs, ClientBlobs: f.blobsOfOne(),
 		Connections: f.connections, ClientConnections: f.clientConns,
 	})
 	w.adverts, w.packs = gitQueue(f.gitProcesses), gitQueue(f.gitProcesses)
@@ -204,6 +205,7 @@ func (w *wiring) run(ctx context.Context) error {
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    maxHeader,
 		ConnState:         w.traffic.ConnState,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(w.log.Handler(), slog.LevelDebug),
 	}
 	w.serve(ctx, g, robots, w.robots)

@@ -29,44 +29,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
-)
 
-const (
-	s3ServerModule = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
-	s3ServerEnv    = "PLIMSOLL_S3_SERVER_BIN" // the executable, where modules cannot be had
+	"github.com/plimsoll/plimsoll/internal/s3server"
 )
-
-// s3Server is versitygw: PLIMSOLL_S3_SERVER_BIN, or built once into the user's cache.
-var s3Server = sync.OnceValues(func() (string, error) {
-	if bin := os.Getenv(s3ServerEnv); bin != "" {
-		return bin, nil
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	_, version, _ := strings.Cut(s3ServerModule, "@")
-	dir := filepath.Join(cache, "plimsoll", "versitygw", version)
-	bin := filepath.Join(dir, "versitygw")
-	if _, err := os.Stat(bin); err == nil {
-		return bin, nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	scratch, err := os.MkdirTemp(dir, "build-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(scratch)
-	cmd := exec.Command("go", "install", s3ServerModule)
-	cmd.Dir = scratch // outside of this module
-	cmd.Env = append(os.Environ(), "GOBIN="+scratch, "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go install %s: %w\n%s", s3ServerModule, err, out)
-	}
-	return bin, os.Rename(filepath.Join(scratch, "versitygw"), bin)
-})
 
 // realS3 is a running server with one bucket, of which every store has a prefix of its own.
 type realS3 struct {
@@ -77,67 +42,16 @@ type realS3 struct {
 // startS3 starts the server over a folder and waits until it answers.
 func startS3(t *testing.T, dir string) *realS3 {
 	t.Helper()
-	bin, err := s3Server()
-	if err != nil {
-		t.Fatalf("no S3 server: %v (set %s)", err, s3ServerEnv)
-	}
 	setCredentials(t, fakeKey, fakeSecret)
 	if err := os.MkdirAll(filepath.Join(dir, fakeBucket), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	metadata := t.TempDir() // ext4 has no room for the attributes of an object of some thousand parts
-	for range 5 {           // the port may be another's before the server has it
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := l.Addr().String()
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
-		var said bytes.Buffer
-		cmd := exec.Command(bin, "--port", addr, "--keep-alive", "--quiet", "posix", "--sidecar", metadata, dir)
-		cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+fakeKey, "ROOT_SECRET_KEY="+fakeSecret)
-		cmd.Stdout, cmd.Stderr = &said, &said
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan struct{})
-		go func() {
-			_ = cmd.Wait() // it is killed
-			close(ended)
-		}()
-		if answers(addr, ended) {
-			t.Cleanup(func() {
-				_ = cmd.Process.Kill() // it may have ended
-				<-ended
-			})
-			return &realS3{url: "http://" + addr}
-		}
-		_ = cmd.Process.Kill() // it may have ended
-		<-ended
-		t.Logf("the server did not start: %s", said.String())
+	server, err := s3server.Start(dir, t.TempDir(), fakeKey, fakeSecret)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("the S3 server did not start")
-	return nil
-}
-
-// answers waits for the server's port, or its end.
-func answers(addr string, ended <-chan struct{}) bool {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for range 6000 {
-		if c, err := net.Dial("tcp", addr); err == nil {
-			return c.Close() == nil
-		}
-		select {
-		case <-ended:
-			return false
-		case <-tick.C:
-		}
-	}
-	return false
+	t.Cleanup(server.Close)
+	return &realS3{url: server.URL}
 }
 
 func (r *realS3) storageURL(more string) string {

@@ -18,6 +18,7 @@ import (
 )
 
 func TestAdmitInLayers(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	source := s.source()
 	first, state1 := s.layer(source), s.state(source)
@@ -94,6 +95,7 @@ func TestAdmitInLayers(t *testing.T) {
 
 // TestAdmitRefuses: each hostile or broken layer is refused with its own kind of error and leaves the store as it was.
 func TestAdmitRefuses(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	source := s.source()
 	good, state := s.layer(source), s.state(source)
@@ -196,6 +198,7 @@ func recount(header string, pack []byte, n uint32) []byte {
 
 // TestClients18Quarantine: packs that are sound and hold what no client may get.
 func TestClients18Quarantine(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	for _, tc := range []struct {
 		name string
@@ -247,6 +250,7 @@ func TestClients18Quarantine(t *testing.T) {
 
 // TestAdmitBoundsMemory: a delta of a few bytes asks for gigabytes.
 func TestAdmitBoundsMemory(t *testing.T) {
+	t.Parallel()
 	var pack bytes.Buffer
 	pack.WriteString("PACK\x00\x00\x00\x02\x00\x00\x00\x02")
 	deflate := func(data []byte) {
@@ -323,6 +327,7 @@ func (s *sandbox) rawLayer(dir string, g bundle.Git, objects string) []byte {
 
 // TestAdmitPassesReadErrorsOn: what the source of a layer says is not made the layer's fault.
 func TestAdmitPassesReadErrorsOn(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	source := s.source()
 	layer, g := s.layer(source), s.state(source)
@@ -350,6 +355,7 @@ func TestAdmitPassesReadErrorsOn(t *testing.T) {
 
 // TestOpenSweeps: leftovers go, but not while somebody imports.
 func TestOpenSweeps(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := newSandbox(t)
 	m := open(t, dir, Options{})

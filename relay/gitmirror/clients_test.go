@@ -22,6 +22,7 @@ import (
 
 // TestClients13URLForms: every form of a URL is answered directly, in every version.
 func TestClients13URLForms(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	want := s.git(source, "show-ref", "--dereference")
 	want = strings.ReplaceAll(want, " ", "\t")
@@ -74,6 +75,7 @@ func goGitList(t *testing.T, url string) map[string]string {
 
 // TestClients13GoGitLists: in all forms of a URL, and what is listed is what the source has.
 func TestClients13GoGitLists(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	want := map[string]string{"HEAD": "refs/heads/main"}
 	for line := range strings.Lines(s.git(source, "show-ref", "--dereference")) {
@@ -91,6 +93,7 @@ func TestClients13GoGitLists(t *testing.T) {
 
 // TestClients14Flux clones with go-git, of one commit and whole.
 func TestClients14Flux(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	head := s.git(source, "rev-parse", "main")
 	for depth, commits := range map[int]int{1: 1, 0: 3} {
@@ -130,6 +133,7 @@ func TestClients14Flux(t *testing.T) {
 
 // TestClients15AnyObject: what refs lead to is handed out by its id in every version, shallow and with a filter.
 func TestClients15AnyObject(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	for _, version := range []string{"0", "1", "2"} {
 		t.Run("v"+version, func(t *testing.T) {
@@ -165,6 +169,7 @@ func TestClients15AnyObject(t *testing.T) {
 
 // TestClients19ByteExact: a mirror clone is the source, signed commits and tags included, and its signatures hold.
 func TestClients19ByteExact(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	source := s.source()
 	key := filepath.Join(s.home, "key")
@@ -209,6 +214,7 @@ func TestClients19ByteExact(t *testing.T) {
 
 // TestClients13ArgoCD does what Argo CD does at each refresh: it lists refs with go-git, and then runs git.
 func TestClients13ArgoCD(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	argo := filepath.Join(t.TempDir(), "argo")
 	s.git(s.home, "init", "--quiet", argo)
@@ -250,6 +256,7 @@ func TestClients13ArgoCD(t *testing.T) {
 
 // TestClients16ManyAtOnce: a hundred pollers as Argo CD's and ten clones at once, and nobody is sent away.
 func TestClients16ManyAtOnce(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	head := s.git(source, "rev-parse", "main")
 	dir := t.TempDir()
@@ -286,6 +293,7 @@ func TestClients16ManyAtOnce(t *testing.T) {
 
 // TestClients16CannotPush: nothing that is pushed gets in.
 func TestClients16CannotPush(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	s.commit(source, "x", "x")
 	before := stored(t, site.m)
@@ -300,6 +308,7 @@ func TestClients16CannotPush(t *testing.T) {
 
 // TestClients16LargeNegotiation sends a request that git compresses and that does not stay in memory.
 func TestClients16LargeNegotiation(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	clone := filepath.Join(t.TempDir(), "clone")
 	s.git(s.home, "clone", "--quiet", site.url(), clone)

@@ -162,6 +162,7 @@ func checkAfterCrash(t *testing.T, s *sandbox, job string, g bundle.Git) {
 
 // TestKillAtEachPoint stops an importer with SIGKILL at each point it passes, between a pack and its index for one.
 func TestKillAtEachPoint(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	job := newJob(t, s)
 	var all []string
@@ -202,6 +203,7 @@ func TestKillAtEachPoint(t *testing.T) {
 
 // TestKillAnywhere stops an importer at random moments of its run.
 func TestKillAnywhere(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	job := newJob(t, s)
 	folder, _ := job()
@@ -213,7 +215,7 @@ func TestKillAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := time.Since(start)
-	for range 15 {
+	for range 8 {
 		folder, g := job()
 		after := time.Duration(rand.Int64N(int64(whole)))
 		c := startChild(t, folder, false)

@@ -12,6 +12,7 @@ import (
 )
 
 func TestPrepareIsIdempotent(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	m := site.m
 	g := s.state(source)
@@ -57,6 +58,7 @@ func mustGeneration(t *testing.T, n uint64, g bundle.Git) *Generation {
 }
 
 func TestPrepareRefuses(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	g := s.state(source)
 	absent := g
@@ -88,6 +90,7 @@ func TestPrepareRefuses(t *testing.T) {
 }
 
 func TestPrune(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	m := site.m
 	g := s.state(source)
@@ -123,6 +126,7 @@ func TestPrune(t *testing.T) {
 
 // TestMirrorMoves: the folder works in another place, as after a restore, and when it belongs to another user.
 func TestMirrorMoves(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	moved := filepath.Join(t.TempDir(), "moved")
 	if err := os.Rename(site.m.dir, moved); err != nil {

@@ -12,6 +12,7 @@ import (
 
 // TestHostileRequests: each is answered with an error or with what it may have, and others are served meanwhile.
 func TestHostileRequests(t *testing.T) {
+	t.Parallel()
 	s, source, site := newSite(t, Options{HTTP: smarthttp.Options{Packs: traffic.NewQueue(traffic.QueueOptions{Slots: 2, PerClient: 1})}})
 	pkt := smarthttp.PktLine
 	main := s.git(source, "rev-parse", "main")
@@ -68,6 +69,7 @@ func TestHostileRequests(t *testing.T) {
 
 // TestRequestsAreBounded: what is larger than any client's request is not taken in.
 func TestRequestsAreBounded(t *testing.T) {
+	t.Parallel()
 	_, _, site := newSite(t, Options{})
 	line := smarthttp.PktLine("want " + strings.Repeat("a", 40) + "\n")
 	a := site.post(t, place, smarthttp.PktLine("command=fetch\n")+"0001"+strings.Repeat(line, (17<<20)/len(line)))

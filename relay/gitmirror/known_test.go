@@ -49,6 +49,7 @@ func unread(t *testing.T) []Layer {
 // TestStartRunsNoGit: a relay that starts with what it had runs no process; nor does one that goes back, or on to a
 // generation of which nothing is new.
 func TestStartRunsNoGit(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	source := s.source()
 	git, ran := countedGit(t)
@@ -99,6 +100,7 @@ func TestStartRunsNoGit(t *testing.T) {
 
 // TestLostObjects: what generations say of the store is believed only as long as the store is the one they were made with.
 func TestLostObjects(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	source := s.source()
 	g, layer := s.state(source), s.layer(source)
@@ -142,6 +144,7 @@ func TestLostObjects(t *testing.T) {
 
 // TestOpenWithoutGit: a git that is missing is told at once, one that is none when it is asked for.
 func TestOpenWithoutGit(t *testing.T) {
+	t.Parallel()
 	if _, err := Open(t.TempDir(), Options{Git: "/nonexistent/git"}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no git: %v", err)
 	}

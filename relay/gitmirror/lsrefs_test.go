@@ -78,6 +78,7 @@ func manyStates(t testing.TB) (s *sandbox, site *site, states map[string]bundle.
 
 // TestAdvertisementIsGits compares what is kept of git's listing with what git says, in every version, made and kept.
 func TestAdvertisementIsGits(t *testing.T) {
+	t.Parallel()
 	s, site, _ := manyStates(t)
 	gen := site.active.Load()
 	for _, repo := range gen.Repositories() {
@@ -136,6 +137,7 @@ func lsRefsRequests() map[string]string {
 
 // TestLsRefsIsGits: what is answered without git is, byte for byte, what git answers.
 func TestLsRefsIsGits(t *testing.T) {
+	t.Parallel()
 	s, site, _ := manyStates(t)
 	post := http.Header{"Content-Type": {smarthttp.UploadPack.RequestType()}, "Git-Protocol": {"version=2"}}
 	for _, repo := range site.active.Load().Repositories() {
@@ -158,6 +160,7 @@ func TestLsRefsIsGits(t *testing.T) {
 
 // TestLsRefsLeavesToGit: whatever is not known is answered by git, the refusal of a broken request included.
 func TestLsRefsLeavesToGit(t *testing.T) {
+	t.Parallel()
 	s, site, _ := manyStates(t)
 	pkt := smarthttp.PktLine
 	repo := site.active.Load().Repositories()[0]

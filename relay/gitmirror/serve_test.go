@@ -45,6 +45,7 @@ var lsRefsAll = pkt("command=ls-refs\n") + "0001" + pkt("symrefs\n") + "0000"
 // TestClients20PlainAnswers: whatever is not there, or not allowed, is refused in plain text, never by a redirect, and never
 // with a page that a tool could take for content.
 func TestClients20PlainAnswers(t *testing.T) {
+	t.Parallel()
 	_, _, site := newSite(t, Options{})
 	base := "/git/" + place
 	post := http.Header{"Content-Type": {smarthttp.UploadPack.RequestType()}, "Git-Protocol": {"version=2"}}
@@ -96,6 +97,7 @@ func TestClients20PlainAnswers(t *testing.T) {
 
 // TestServeAdvertisement: version 2 has no service line (gitprotocol-v2(5)), which the git CLI would let pass.
 func TestServeAdvertisement(t *testing.T) {
+	t.Parallel()
 	_, _, site := newSite(t, Options{})
 	for protocol, want := range map[string]string{
 		"": pkt("# service=git-upload-pack\n") + "0000", "version=1": pkt("# service=git-upload-pack\n") + "0000" + pkt("version 1\n"),
@@ -136,6 +138,7 @@ func stuckGit(t *testing.T) (path string, started func() (pid string)) {
 
 // TestClients16KilledOnDisconnect: a client that goes takes the processes that work for it along, children included.
 func TestClients16KilledOnDisconnect(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	source := s.source()
 	git, started := stuckGit(t)
@@ -198,6 +201,7 @@ func waitGone(t *testing.T, pid string) {
 
 // TestServeReportsFailure: a repository that cannot be read is an error of the server, not an empty repository.
 func TestServeReportsFailure(t *testing.T) {
+	t.Parallel()
 	_, _, site := newSite(t, Options{})
 	if err := os.RemoveAll(site.m.generationDir(1)); err != nil {
 		t.Fatal(err)

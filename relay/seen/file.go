@@ -111,7 +111,7 @@ type file struct {
 	db   *sql.DB
 	conn *sql.Conn
 
-	begin, commit, rollback                               *sql.Stmt
+	begin, commit                                         *sql.Stmt
 	addRobot, growRobot, addImage, addPull, growPull, day *sql.Stmt
 }
 
@@ -166,7 +166,6 @@ func (f *file) setUp(path string) (fresh bool, err error) {
 	}{
 		{&f.begin, `BEGIN IMMEDIATE`},
 		{&f.commit, `COMMIT`},
-		{&f.rollback, `ROLLBACK`},
 		// The latest value counts, not the greatest: after a time with a wrong clock that one would stay for ever.
 		{&f.addRobot, `INSERT INTO robots (name, host, address, agent, first, last, generation, requests, pulls, bytes)
 			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
@@ -213,7 +212,7 @@ func readVersion(ctx context.Context, conn *sql.Conn, path string) (v VersionErr
 
 func (f *file) close() error {
 	var errs []error
-	for _, s := range []*sql.Stmt{f.begin, f.commit, f.rollback, f.addRobot, f.growRobot, f.addImage, f.addPull, f.growPull, f.day} {
+	for _, s := range []*sql.Stmt{f.begin, f.commit, f.addRobot, f.growRobot, f.addImage, f.addPull, f.growPull, f.day} {
 		if s != nil {
 			errs = append(errs, s.Close())
 		}

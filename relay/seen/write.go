@@ -2,7 +2,6 @@ package seen
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -226,12 +225,8 @@ func (w *writer) try(b *batch) (err error) {
 		_, err = w.file.commit.Exec()
 	}
 	if err != nil {
-		b.forget()
-		_, undo := w.file.rollback.Exec()
-		if undo != nil && isDamaged(err) {
-			undo = nil // a transaction that was rolled back by the failure itself
-		}
-		return fmt.Errorf("write %s: %w", w.db.path, errors.Join(err, undo))
+		b.forget() // closing the file undoes the rest
+		return fmt.Errorf("write %s: %w", w.db.path, err)
 	}
 	w.tidy()
 	return nil

@@ -1,6 +1,8 @@
 package traffic
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -297,18 +299,22 @@ func TestServerTellsOfIdleConnections(t *testing.T) {
 					}
 				}), proto.options...)
 				defer ts.Close()
-				tr := ts.Client().Transport.(*http.Transport)
+				var roots *x509.CertPool
+				if config := ts.Client().Transport.(*http.Transport).TLSClientConfig; config != nil {
+					roots = config.RootCAs
+				}
 				for i := range 3 {
-					tr.DialContext = inner.transport(t, fmt.Sprint("192.0.2.", i)).DialContext
+					// Each client has connections of its own, and keeps the idle one, which has to make room for the next.
+					tr := inner.transport(t, fmt.Sprint("192.0.2.", i))
+					tr.TLSClientConfig = &tls.Config{RootCAs: roots}
+					tr.ForceAttemptHTTP2 = proto.major == 2
+					defer tr.CloseIdleConnections()
+					ts.Client().Transport = tr
 					get(t, ts, proto.major)
 					synctest.Wait()
 					if s := c.Stats(); s.Connections != 1 || s.Idle != 1 || s.Evicted != uint64(i) {
 						t.Errorf("after request %d: %+v", i, s)
 					}
-					// The next client connects anew; this one keeps its connection, which has to make room.
-					ts.Client().Transport = tr.Clone()
-					defer tr.CloseIdleConnections()
-					tr = ts.Client().Transport.(*http.Transport)
 				}
 			})
 		})
