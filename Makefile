@@ -3,7 +3,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test check race lint vuln fuzz e2e bench bench-build clean
+.PHONY: build demo test check race lint vuln fuzz e2e bench bench-build bench-serve clean
 
 build: ## the four programs, into bin/
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -23,7 +23,7 @@ check: lint vuln race ## what a change must pass
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags e2e,bench ./integration
+	$(GO) vet -tags e2e,bench ./integration ./registry/store
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.6.1 ./...
 
 vuln: ## known vulnerabilities, where the database can be reached
@@ -34,14 +34,17 @@ vuln: ## known vulnerabilities, where the database can be reached
 race: build
 	CGO_ENABLED=1 $(GO) test -race ./...
 
-e2e: build ## the heavy suites: real cosign, kill -9, load
-	$(GO) test -tags e2e -count 1 -v -timeout 60m ./integration
+e2e: build ## the heavy suites: real cosign, Helm 4, S3, kill -9, load, hostile clients
+	$(GO) test -tags e2e -count 1 -v -timeout 60m ./integration ./registry/store
 
 bench: build ## memory and time of build and import with a 1 GiB layer
 	$(GO) test -tags bench -count 1 -v -run TestBench -timeout 30m ./integration
 
 bench-build: build ## CPU, memory and disk of building 1.7 GB, as a ratio to copying and hashing those bytes
 	$(GO) test -tags bench -count 1 -v -run TestBenchBuild -timeout 30m ./integration
+
+bench-serve: build ## serving robots, side by side with nginx, distribution's registry and git http-backend
+	$(GO) test -tags bench -count 1 -v -run TestBenchServe -timeout 60m ./integration
 
 FUZZTIME ?= 30s
 fuzz: ## every fuzz target for FUZZTIME

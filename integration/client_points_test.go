@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -107,6 +108,44 @@ func (s *site) ledTo(address string) *http.Transport {
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, address)
 		},
+	}
+}
+
+// CLIENTS 12: verifiers that run as pods know the relay by its own name or, with DNS and the CA, by the public one. Under
+// both an image has the same digest, the same referrers and the same .sig tag.
+func TestClients12OneImageUnderBothNames(t *testing.T) {
+	s := newSite(t)
+	s.must("import", s.bundle("v1.5.4"))
+	s.start()
+	led := &http.Client{Transport: s.ledTo(s.relay.Addr)}
+	get := func(url string) string {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth(robot, s.password)
+		resp, err := led.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close() //nolint:errcheck // only read from
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s (%v)", url, resp.Status, err)
+		}
+		return string(body)
+	}
+	_, digest, err := s.relay.PullImage(t.Context(), app+":v1.5.4", linux("amd64"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/manifests/v1.5.4", "/referrers/" + digest, "/manifests/" + strings.Replace(digest, ":", "-", 1) + ".sig"} {
+		own := get("https://127.0.0.1/v2/" + app + path)
+		public := get("https://ghcr.io/v2/" + strings.TrimPrefix(app, "ghcr.io/") + path)
+		if own != public || own == "" {
+			t.Errorf("%s: %d bytes under the relay's name, %d others under the public one", path, len(own), len(public))
+		}
 	}
 }
 

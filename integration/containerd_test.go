@@ -36,7 +36,7 @@ func (s *site) startContainerd(ctx context.Context, name string) *clients.Contai
 
 // CLIENTS 1, 3, 7, 10 and 11: containerd with the hosts.toml that we write pulls over mutual TLS, an image that no
 // release has fails at once and blames the relay, the program runs, and it runs again while the relay is down.
-func TestClients10ContainerdPullsAndRuns(t *testing.T) {
+func TestClients10And11ContainerdPullsAndRuns(t *testing.T) {
 	s := newSite(t)
 	s.must("robot", "add", "agv-7", "--no-password")
 	s.must("import", s.bundle("v1.5.4"))

@@ -85,7 +85,7 @@ func TestGoContainerRegistry(t *testing.T) {
 	}
 }
 
-// CLIENTS.md 1: containerd names the upstream in ns, and may have it in the path too. A name is never prefixed twice, and
+// docs/clients.md 1: containerd names the upstream in ns, and may have it in the path too. A name is never prefixed twice, and
 // upstreams never mix.
 func TestClients01RouteByNS(t *testing.T) {
 	s := newStack(t)
@@ -124,7 +124,7 @@ func TestClients01RouteByNS(t *testing.T) {
 	}
 }
 
-// CLIENTS.md 2: Helm, Flux and Argo CD reach the relay by DNS and never heard of mirrors.
+// docs/clients.md 2: Helm, Flux and Argo CD reach the relay by DNS and never heard of mirrors.
 func TestClients02RouteByHost(t *testing.T) {
 	s := newStack(t)
 	srv := s.serve(s.activeView())
@@ -175,8 +175,8 @@ func TestFurtherHosts(t *testing.T) {
 	}
 }
 
-// CLIENTS.md 3: HEAD of the tag, GET of the index and of the platform's manifest by digest, then config and layers, without
-// a ping, and the headers that containerd insists on. CLIENTS.md 5: everything beneath a tag is there, and in the list by
+// docs/clients.md 3: HEAD of the tag, GET of the index and of the platform's manifest by digest, then config and layers, without
+// a ping, and the headers that containerd insists on. docs/clients.md 5: everything beneath a tag is there, and in the list by
 // which a relay knows that it is.
 func TestClients03And05TagPull(t *testing.T) {
 	s := newStack(t)
@@ -229,7 +229,7 @@ func pullManifest(t *testing.T, base string, d digest.Digest, head *http.Respons
 	}
 }
 
-// CLIENTS.md 8: Flux asks for referrers, then for the two tags. Argo CD and Helm page through tags; + is _ in a tag.
+// docs/clients.md 8: Flux asks for referrers, then for the two tags. Argo CD and Helm page through tags; + is _ in a tag.
 func TestClients08SignaturesAndTags(t *testing.T) {
 	s := newStack(t)
 	srv := s.serve(s.activeView())
@@ -367,7 +367,7 @@ func TestConcurrentPulls(t *testing.T) {
 	wg.Wait()
 }
 
-// CLIENTS.md 4: a robot's connection is cut again and again; it goes on with Range as containerd does and ends with the right bytes.
+// docs/clients.md 4: a robot's connection is cut again and again; it goes on with Range as containerd does and ends with the right bytes.
 func TestClients04ResumeMidBlob(t *testing.T) {
 	s := newStack(t)
 	srv := s.serve(s.activeView())
@@ -432,7 +432,7 @@ func (l watchedListener) Accept() (net.Conn, error) {
 	return watchedConn{c.(*net.TCPConn), l.sent}, nil
 }
 
-// CLIENTS.md 9: no buffer of this process stands between the file and the socket.
+// docs/clients.md 9: no buffer of this process stands between the file and the socket.
 func TestClients09SentFromTheFile(t *testing.T) {
 	s := newStack(t)
 	h, v := s.handler(), s.activeView()
@@ -453,7 +453,7 @@ func TestClients09SentFromTheFile(t *testing.T) {
 	}
 }
 
-// CLIENTS.md 7: a private CA, HTTP/2; nothing can be sent by the kernel there. (Credentials are not the registry's.)
+// docs/clients.md 7: a private CA, HTTP/2; nothing can be sent by the kernel there. (Credentials are not the registry's.)
 func TestClients07HTTP2AndPrivateCA(t *testing.T) {
 	s := newStack(t)
 	h, v := s.handler(), s.activeView()

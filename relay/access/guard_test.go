@@ -485,7 +485,7 @@ func robotNamed(name string) *Account {
 	return &a
 }
 
-// A request without credentials is the first half of each client's dance (CLIENTS.md 7): it is neither wrong nor slow.
+// A request without credentials is the first half of each client's dance (docs/clients.md 7): it is neither wrong nor slow.
 func TestMissingCredentialsAreNotWrong(t *testing.T) {
 	var log bytes.Buffer
 	w := newWorld(t, GuardOptions{Log: slog.New(slog.NewTextHandler(&log, nil))})
