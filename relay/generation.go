@@ -151,6 +151,9 @@ func (r *Relay) gitRepositories(ctx context.Context, a Active) ([]gitmirror.Repo
 // admitGit brings the Git layers of an item from the store into the mirror's object store; it is quick when they are
 // there already.
 func (r *Relay) admitGit(ctx context.Context, b *bundle.Bundle, it bundle.Item) error {
+	if r.mirror.Admitted(it.Repository, *it.Git) {
+		return nil
+	}
 	var layers []gitmirror.Layer
 	err := bundle.Walk(ctx, r.store, it.Descriptor, func(n bundle.Node) error {
 		if !n.Manifest && n.Descriptor.MediaType == bundle.MediaTypeGitLayer {

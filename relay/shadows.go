@@ -44,7 +44,7 @@ func (r *Relay) Shadows(ctx context.Context, name string) ([]SiteShadows, error)
 	}
 	i, found := active.find(name)
 	if !found {
-		return nil, &NoReleaseError{Name: name, Wanted: "active"}
+		return nil, fmt.Errorf("release %s: none is active", name)
 	}
 	if len(active.Streams[i].Previous) == 0 {
 		return nil, nil
