@@ -37,7 +37,7 @@ func TestRealCosignVerifiesFromRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	manifest := s.relay.Addr + "/" + app + "@" + platform.String()
-	for _, tool := range []cosignTool{{installCosign(t, cosign2), "2.6.5"}, {installCosign(t, cosign3), "3.1.3"}} {
+	for _, tool := range []cosignTool{{install(t, cosign2), "2.6.5"}, {install(t, cosign3), "3.1.3"}} {
 		bundled, legacy := []string{"--new-bundle-format"}, []string(nil)
 		if tool.version == "3.1.3" {
 			bundled, legacy = nil, []string{"--new-bundle-format=false"}

@@ -33,11 +33,12 @@ import (
 	"github.com/plimsoll/plimsoll/attest/sign"
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/bundle/media"
+	"github.com/plimsoll/plimsoll/internal/gotool"
 	"github.com/plimsoll/plimsoll/internal/upstream"
 )
 
 // The cosign commands that are built from their Go modules. Their binaries are kept between runs, because each takes
-// minutes to compile: in PLIMSOLL_COSIGN_DIR, or in the user's cache folder.
+// minutes to compile: see gotool.Install.
 const (
 	cosign2 = "github.com/sigstore/cosign/v2/cmd/cosign@v2.6.5"
 	cosign3 = "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3"
@@ -49,7 +50,7 @@ const emptyTrustedRoot = `{"mediaType":"application/vnd.dev.sigstore.trustedroot
 // TestRealCosignVerifies checks in both directions, against a registry without the referrers API and one with it, that
 // cosign accepts what package sign writes, and that package attest accepts what cosign writes.
 func TestRealCosignVerifies(t *testing.T) {
-	tools := map[string]string{"2.6.5": installCosign(t, cosign2), "3.1.3": installCosign(t, cosign3)}
+	tools := map[string]string{"2.6.5": install(t, cosign2), "3.1.3": install(t, cosign3)}
 	distribution, err := upstream.Start(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -75,42 +76,14 @@ func TestRealCosignVerifies(t *testing.T) {
 	}
 }
 
-// installCosign builds a version of cosign, outside of this module so that its own go.mod counts.
-func installCosign(t *testing.T, module string) string {
+// install builds a program of another project.
+func install(t *testing.T, pkg string) string {
 	t.Helper()
-	cache := os.Getenv("PLIMSOLL_COSIGN_DIR")
-	if cache == "" {
-		dir, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatalf("no cache folder, set PLIMSOLL_COSIGN_DIR: %v", err)
-		}
-		cache = filepath.Join(dir, "plimsoll", "cosign")
-	}
-	_, version, _ := strings.Cut(module, "@")
-	path := filepath.Join(cache, version, "cosign")
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	// Built beside its place and renamed, so that a run that is cut off leaves no half binary behind.
-	scratch, err := os.MkdirTemp(cache, "build-*")
+	program, err := gotool.Install(pkg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(scratch) //nolint:errcheck // scratch
-	t.Logf("building %s, which takes minutes", module)
-	cmd := exec.CommandContext(t.Context(), "go", "install", module)
-	cmd.Dir = scratch
-	cmd.Env = append(os.Environ(), "GOBIN="+scratch, "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go install %s: %v\n%s", module, err, out)
-	}
-	if err := os.Rename(filepath.Join(scratch, "cosign"), path); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return program
 }
 
 // cosignTool is one version of the command.

@@ -8,51 +8,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/plimsoll/plimsoll/internal/gotool"
 )
 
-const (
-	module = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
-
-	// Env names the executable, where modules cannot be had.
-	Env = "PLIMSOLL_S3_SERVER_BIN"
-)
-
-// executable is the one that Env names, or one that is built once into the user's cache.
-var executable = sync.OnceValues(func() (string, error) {
-	if bin := os.Getenv(Env); bin != "" {
-		return bin, nil
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	_, version, _ := strings.Cut(module, "@")
-	dir := filepath.Join(cache, "plimsoll", "versitygw", version)
-	bin := filepath.Join(dir, "versitygw")
-	if _, err := os.Stat(bin); err == nil {
-		return bin, nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	scratch, err := os.MkdirTemp(dir, "build-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(scratch)
-	cmd := exec.Command("go", "install", module)
-	cmd.Dir = scratch // outside of this module
-	cmd.Env = append(os.Environ(), "GOBIN="+scratch, "CGO_ENABLED=0", "GOWORK=off", "GOFLAGS=")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go install %s: %w\n%s", module, err, out)
-	}
-	return bin, os.Rename(filepath.Join(scratch, "versitygw"), bin)
-})
+const server = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 
 // Server is a server that runs.
 type Server struct {
@@ -65,9 +27,9 @@ type Server struct {
 // Start runs a server whose buckets are the folders in dir and which takes one key. Metadata is another folder: some file
 // systems have no room for the attributes of an object of a thousand parts.
 func Start(dir, metadata, key, secret string) (*Server, error) {
-	bin, err := executable()
+	bin, err := gotool.Install(server)
 	if err != nil {
-		return nil, fmt.Errorf("S3 server: %w (set %s)", err, Env)
+		return nil, fmt.Errorf("S3 server: %w", err)
 	}
 	var said bytes.Buffer
 	for range 5 { // the port may be another's before the server has it

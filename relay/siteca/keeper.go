@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -124,14 +125,18 @@ func (k *Keeper) TLSConfig() *tls.Config {
 	return config
 }
 
-// GetCertificate is for tls.Config: the customer's certificate for those names that it is good for, and for clients that
-// name none; the site's own for the other names, which no public authority would certify to a customer, such as ghcr.io.
+// GetCertificate is for tls.Config: the customer's certificate for those names that it is good for, and for clients of
+// which nothing better is known; the site's own for the other names, which no public authority would certify to a
+// customer, such as ghcr.io. A client that names nobody has asked for the address that it reached (RFC 6066, 3).
 func (k *Keeper) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return k.current.Load().certificate(hello)
 }
 
 func (s *served) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name, brought := hello.ServerName, s.customer.cert
+	if name == "" && hello.Conn != nil {
+		name, _, _ = net.SplitHostPort(hello.Conn.LocalAddr().String()) // without a port it stays empty
+	}
 	if brought == nil || name != "" && brought.Leaf.VerifyHostname(name) != nil && s.site.Leaf.VerifyHostname(name) == nil {
 		return s.site, nil
 	}
