@@ -37,7 +37,7 @@ func TestBenchServePull(t *testing.T) {
 	for _, robots := range []int{50, 200, 500} {
 		t.Run(fmt.Sprint(robots), func(t *testing.T) {
 			s := serveSite(t)
-			relay, distribution := s.relayFor(), s.startDistribution()
+			relay, distribution := s.startRelay(), s.startDistribution()
 			nginx, _ := s.startNginx()
 			// The first turn warms up and is not counted: distribution has one more turn, and with 500 robots, for which it
 			// takes gigabytes of memory, this is its last.
@@ -63,7 +63,6 @@ func TestBenchServePull(t *testing.T) {
 func TestBenchServePullTLS(t *testing.T) {
 	s := serveSite(t)
 	relay := s.startRelayTLS()
-	relay.repository = relayPrefix
 	_, nginx := s.startNginx()
 	samples := s.turns(5, pullPlan(50), nginx, relay)
 	peaks := map[*process]int64{nginx: nginx.memory("VmHWM"), relay: relay.memory("VmHWM")}
@@ -90,12 +89,12 @@ func (s *site) largeBlob(p *process) string {
 // One large blob on one connection, and on four.
 func TestBenchServeBlob(t *testing.T) {
 	s := serveSite(t)
-	relay := s.relayFor()
+	relay := s.startRelay()
 	nginx, _ := s.startNginx()
 	blob := s.largeBlob(relay)
 	for _, clients := range []int{1, 4} {
 		samples := s.turns(7, func(*process) loadgen.Plan {
-			return loadgen.Plan{Repeat: &loadgen.Repeat{Clients: clients, Rounds: 4, Exchange: []loadgen.Request{{Method: "GET", Path: blob}}}}
+			return loadgen.Plan{Repeat: &loadgen.Repeat{Clients: clients, Rounds: 12, Exchange: []loadgen.Request{{Method: "GET", Path: blob}}}}
 		}, nginx, relay)
 		rows := []string{fmt.Sprintf("%-14s %8s %16s", "", "MB/s", "server CPU-s/GB")}
 		for _, p := range []*process{nginx, relay} {
@@ -111,7 +110,7 @@ func TestBenchServeBlob(t *testing.T) {
 func TestBenchServeManifest(t *testing.T) {
 	s := serveSite(t)
 	robot := s.account("bench-robot")
-	relay, distribution := s.relayFor(), s.startDistribution()
+	relay, distribution := s.startRelay(), s.startDistribution()
 	nginx, _ := s.startNginx()
 	// The same relay, by a robot that proves who it is with each request.
 	guarded := &process{t: t, name: "relay, Basic", cmd: relay.cmd, addr: relay.addr, repository: relayPrefix, headers: robot}

@@ -15,7 +15,7 @@ const shapedFor = 8 * time.Second
 
 func (s *site) shaped(flag, limit string, clients int) *loadgen.Result {
 	s.t.Helper()
-	relay := s.relayFor(flag, limit)
+	relay := s.startRelay(flag, limit)
 	defer relay.stop()
 	return s.load(relay, loadgen.Plan{Repeat: &loadgen.Repeat{
 		Clients: clients, For: shapedFor, Cut: true, Exchange: []loadgen.Request{{Method: "GET", Path: s.largeBlob(relay)}},

@@ -143,7 +143,7 @@ func TestBenchServeStart(t *testing.T) {
 	start := time.Now()
 	blobs := s.manyReleases()
 	t.Logf("%d releases, %d blobs imported in %.0f s", startStreams*startVersions, blobs, time.Since(start).Seconds())
-	var ready []time.Duration
+	var ready, cpu []time.Duration
 	var idle int64
 	for turn := range 12 {
 		addr := freeAddress(t)
@@ -161,10 +161,12 @@ func TestBenchServeStart(t *testing.T) {
 			t.Logf("first start: %v", took)
 		}
 		idle = max(idle, p.settled())
+		cmd := p.cmd
 		p.stop()
+		cpu = append(cpu, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
 	}
 	slices.Sort(ready)
-	t.Logf("from exec to the first answer: %v to %v, median %v", ready[0], ready[len(ready)-1], median(ready))
+	t.Logf("from exec to the first answer: %v to %v, median %v; CPU time of starting and stopping: %v", ready[0], ready[len(ready)-1], median(ready), median(cpu))
 	passes(t, "ready after start, ms", float64(median(ready).Microseconds())/1e3, "<=", 100)
 	passes(t, "RSS when idle, MiB", float64(idle)/mib, "<=", 40)
 	fi, err := os.Stat(filepath.Join(s.bin, "plimsoll-relay"))

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -19,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -41,7 +43,6 @@ const (
 	servedImage = "robot"    // 85 MB in five layers
 	servedLarge = "model"    // one layer of 500 MB
 	servedGit   = "manifest" // 18,000 objects
-	relayPrefix = "ghcr.io/acme/"
 	peerPrefix  = "acme/"
 )
 
@@ -210,11 +211,7 @@ func (s *site) startNginx() (plain, encrypted *process) {
 		s.t.Skip("nginx is not installed (Debian: apt-get install nginx-light)")
 	}
 	dir := s.t.TempDir()
-	for _, d := range []string{filepath.Dir(filepath.Dir(dir)), filepath.Dir(dir), dir, s.dir, s.path("serve"), s.data, filepath.Join(s.data, "store")} {
-		if err := os.Chmod(d, 0o755); err != nil { // the workers of nginx have a user of their own
-			s.t.Fatal(err)
-		}
-	}
+	s.letRead()
 	writeCertificate(s.t, dir)
 	http, https := freeAddress(s.t), freeAddress(s.t)
 	config := filepath.Join(dir, "nginx.conf")
@@ -224,6 +221,16 @@ func (s *site) startNginx() (plain, encrypted *process) {
 	plain = startProcess(s.t, "nginx", http, exec.Command(program, "-c", config, "-e", filepath.Join(dir, "error.log")))
 	plain.repository = relayPrefix
 	return plain, &process{t: s.t, name: "nginx", cmd: plain.cmd, addr: https, ca: filepath.Join(dir, "server.crt"), repository: relayPrefix}
+}
+
+// letRead opens the folders on the way to the blobs, all of them ours, to the user that nginx has for its workers.
+func (s *site) letRead() {
+	s.t.Helper()
+	for _, dir := range []string{s.dir, s.path("serve"), s.data, filepath.Join(s.data, "store"), filepath.Join(s.data, "store", "blobs")} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 }
 
 // writeCertificate makes a certificate of the kind that the relay's CA issues.
@@ -259,13 +266,6 @@ func (s *site) startDistribution() *process {
 	s.t.Helper()
 	p := startProcess(s.t, "distribution", "", exec.Command(s.loadgen(s.t), "registry", s.path("upstream")))
 	p.repository = peerPrefix
-	return p
-}
-
-// relayFor starts a relay whose images are called as its clients call them.
-func (s *site) relayFor(args ...string) *process {
-	p := s.startRelay(args...)
-	p.repository = relayPrefix
 	return p
 }
 
@@ -330,3 +330,47 @@ func table(t *testing.T, title string, rows ...string) {
 }
 
 const mib = 1 << 20
+
+// tick is the unit of /proc/PID/stat: USER_HZ, 100 on all that Go runs on.
+const tick = 10 * time.Millisecond
+
+// cpu is what the process and its children have used, those that have ended included (git runs as a child).
+func (p *process) cpu() (total time.Duration) {
+	p.t.Helper()
+	for _, pid := range p.family() {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue // a child that ended
+		}
+		_, after, _ := bytes.Cut(data, []byte(") "))
+		fields := strings.Fields(string(after))
+		for _, field := range fields[11:15] { // utime, stime, cutime, cstime: proc(5)
+			n, err := strconv.ParseInt(field, 10, 63)
+			if err != nil {
+				p.t.Fatalf("%q: %v", data, err)
+			}
+			total += time.Duration(n) * tick
+		}
+	}
+	return total
+}
+
+// startRelayTLS runs plimsoll-relay serve with more flags. Whoever asks is answered.
+func (s *site) startRelayTLS(args ...string) *process {
+	s.t.Helper()
+	p := s.startServe(append(args, "--insecure-anonymous")...)
+	p.ca = filepath.Join(s.data, "tls", "ca.crt")
+	return p
+}
+
+// lsRemoteV0 is what go-git sends, as Argo CD does every minute or so.
+func lsRemoteV0(path string) []loadgen.Request {
+	return []loadgen.Request{{Method: "GET", Path: path + "/info/refs?service=git-upload-pack"}}
+}
+
+// fetchV2 is the request for a pack in a clone.
+func fetchV2(path, want string, more ...string) loadgen.Request {
+	lines := []string{"command=fetch", "agent=git/2.39.5", "object-format=sha1", "|", "thin-pack\n", "no-progress\n", "include-tag\n", "ofs-delta\n"}
+	lines = append(append(lines, more...), "want "+want+"\n", "done\n", "")
+	return loadgen.Request{Method: "POST", Path: path + "/git-upload-pack", Headers: gitV2 + uploadPackBody, Body: pktLines(lines...)}
+}

@@ -136,42 +136,10 @@ func (p *process) memory(field string) (total int64) {
 	return total
 }
 
-// ticks is the unit of /proc/PID/stat: USER_HZ, 100 on all that Go runs on.
-const tick = 10 * time.Millisecond
-
-// cpu is what the process and its children have used, those that have ended included (git runs as a child).
-func (p *process) cpu() (total time.Duration) {
-	p.t.Helper()
-	for _, pid := range p.family() {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue // a child that ended
-		}
-		_, after, _ := bytes.Cut(data, []byte(") "))
-		fields := strings.Fields(string(after))
-		for _, field := range fields[11:15] { // utime, stime, cutime, cstime: proc(5)
-			n, err := strconv.ParseInt(field, 10, 63)
-			if err != nil {
-				p.t.Fatalf("%q: %v", data, err)
-			}
-			total += time.Duration(n) * tick
-		}
-	}
-	return total
-}
-
 // startRelay runs plimsoll-relay serve over plain HTTP, with more flags. Whoever asks is answered.
 func (s *site) startRelay(args ...string) *process {
 	s.t.Helper()
 	return s.startServe(append(args, "--insecure-plain-http", "--insecure-anonymous")...)
-}
-
-// startRelayTLS runs plimsoll-relay serve with more flags. Whoever asks is answered.
-func (s *site) startRelayTLS(args ...string) *process {
-	s.t.Helper()
-	p := s.startServe(append(args, "--insecure-anonymous")...)
-	p.ca = filepath.Join(s.data, "tls", "ca.crt")
-	return p
 }
 
 // startGuardedRelay runs plimsoll-relay serve over plain HTTP, for robots with a password: its clients are one of them.
@@ -189,12 +157,15 @@ func (s *site) account(name string) string {
 	return "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(name+":"+password)) + "\r\n"
 }
 
+// relayPrefix stands before the names of the images that a relay serves.
+const relayPrefix = "ghcr.io/acme/"
+
 func (s *site) startServe(args ...string) *process {
 	s.t.Helper()
 	admin := freeAddress(s.t)
 	args = append([]string{"serve", "--data", s.data, "--listen", "127.0.0.1:0", "--admin-listen", admin, "--site", "test"}, args...)
 	p := startProcess(s.t, "relay", "", s.command("plimsoll-relay", args...).Cmd)
-	p.admin = admin
+	p.admin, p.repository = admin, relayPrefix
 	return p
 }
 
@@ -283,18 +254,6 @@ func lsRemoteV2(path string) []loadgen.Request {
 			Body: pktLines("command=ls-refs\n", "agent=git/2.39.5", "object-format=sha1", "|", "peel\n", "symrefs\n", ""),
 		},
 	}
-}
-
-// lsRemoteV0 is what go-git sends, as Argo CD does every minute or so.
-func lsRemoteV0(path string) []loadgen.Request {
-	return []loadgen.Request{{Method: "GET", Path: path + "/info/refs?service=git-upload-pack"}}
-}
-
-// fetchV2 is the request for a pack in a clone.
-func fetchV2(path, want string, more ...string) loadgen.Request {
-	lines := []string{"command=fetch", "agent=git/2.39.5", "object-format=sha1", "|", "thin-pack\n", "no-progress\n", "include-tag\n", "ofs-delta\n"}
-	lines = append(append(lines, more...), "want "+want+"\n", "done\n", "")
-	return loadgen.Request{Method: "POST", Path: path + "/git-upload-pack", Headers: gitV2 + uploadPackBody, Body: pktLines(lines...)}
 }
 
 // get gives the body of an answer that must be a 200.

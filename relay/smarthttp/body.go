@@ -137,15 +137,16 @@ func (s *Server) Read(w http.ResponseWriter, r *http.Request, service Service) (
 }
 
 func (s *Server) readBody(raw io.Reader, encoding, client string) (*Body, error) {
-	in := raw
+	sent := &counter{r: raw}
+	in := io.Reader(sent)
 	switch encoding {
 	case "", "identity":
 	case "gzip", "x-gzip":
-		gz, err := gzip.NewReader(raw)
+		gz, err := gzip.NewReader(sent)
 		if err != nil {
 			return nil, refuseBody(err)
 		}
-		in = gz
+		in = &inflater{r: gz, sent: &sent.n}
 	default:
 		return nil, &Refusal{Status: http.StatusUnsupportedMediaType, Text: fmt.Sprintf("content encoding %.50q is not supported", encoding)}
 	}
@@ -166,6 +167,40 @@ func (s *Server) readBody(raw io.Reader, encoding, client string) (*Body, error)
 		return nil, errors.Join(refuseBody(err), body.Close())
 	}
 	return body, nil
+}
+
+// What git sends hardly shrinks to a third: object ids are random. A body that inflates to much more costs its sender
+// nothing and us the time of a core.
+const (
+	maxInflation   = 20
+	inflationSlack = 64 << 10 // bytes that any body may inflate to
+)
+
+// inflater is a body that is inflated while it comes, and refuses one that is nearly nothing but that.
+type inflater struct {
+	r    io.Reader
+	n    int64  // bytes that came out
+	sent *int64 // bytes that went in
+}
+
+func (i *inflater) Read(p []byte) (int, error) {
+	n, err := i.r.Read(p)
+	if i.n += int64(n); i.n > inflationSlack+maxInflation**i.sent {
+		return 0, errTooLarge()
+	}
+	return n, err
+}
+
+// counter counts what is read through it.
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // spool writes the body into a file of the folder dir, which is unlinked at once: a crash leaves nothing.
