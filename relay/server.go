@@ -121,6 +121,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		// Whoever is refused may go on sending, or say that he will: net/http waits for that. What reads bodies sets its
 		// own times.
 		_ = http.NewResponseController(w).SetReadDeadline(start.Add(bodyTime)) // not every writer has a connection
+		if req.ProtoMajor == 1 && len(req.TransferEncoding) > 0 {
+			// There may have been a Content-Length too, which net/http does not tell, and by which a proxy in front would
+			// have found another end of this request (RFC 9112, 6.1).
+			out.Header().Set("Connection", "close")
+		}
 	}
 	var who access.Identity
 	var a asked
