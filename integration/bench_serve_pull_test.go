@@ -93,8 +93,8 @@ func TestBenchServeBlob(t *testing.T) {
 	nginx, _ := s.startNginx()
 	blob := s.largeBlob(relay)
 	for _, clients := range []int{1, 4} {
-		samples := s.turns(7, func(*process) loadgen.Plan {
-			return loadgen.Plan{Repeat: &loadgen.Repeat{Clients: clients, Rounds: 12, Exchange: []loadgen.Request{{Method: "GET", Path: blob}}}}
+		samples := s.turns(15, func(*process) loadgen.Plan {
+			return loadgen.Plan{Repeat: &loadgen.Repeat{Clients: clients, Rounds: 4, Exchange: []loadgen.Request{{Method: "GET", Path: blob}}}}
 		}, nginx, relay)
 		rows := []string{fmt.Sprintf("%-14s %8s %16s", "", "MB/s", "server CPU-s/GB")}
 		for _, p := range []*process{nginx, relay} {

@@ -238,6 +238,7 @@ func (w *wiring) run(ctx context.Context) error {
 		scheme = "http"
 	}
 	fmt.Fprintf(w.out, "%s://%s\n", scheme, w.robots.Addr())
+	debug.FreeOSMemory() // a start reads much that is never needed again
 	return g.Wait()
 }
 

@@ -240,8 +240,10 @@ func (k *Keeper) swap(site *tls.Certificate, brought *customer) {
 		inUse = append(inUse, brought.cert.Leaf)
 	}
 	s.config = &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		NextProtos:     []string{"h2", "http/1.1"},
+		MinVersion: tls.VersionTLS12,
+		// The server's order counts (RFC 7301, 3.2): a blob takes half the time of a core over HTTP/1.1. HTTP/2 is for
+		// clients that speak nothing else.
+		NextProtos:     []string{"http/1.1", "h2"},
 		GetCertificate: s.certificate,
 		ClientAuth:     tls.VerifyClientCertIfGiven,
 		ClientCAs:      pool,

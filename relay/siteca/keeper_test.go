@@ -211,7 +211,9 @@ func TestResumption(t *testing.T) {
 					k.swap(k.current.Load().site, k.current.Load().customer)
 					k.mu.Unlock()
 				}
-				transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: http2}
+				transport := &http.Transport{TLSClientConfig: config, Protocols: new(http.Protocols)}
+				transport.Protocols.SetHTTP2(true)
+				transport.Protocols.SetHTTP1(!http2) // who can speak both speaks HTTP/1.1
 				resp, err := (&http.Client{Transport: transport}).Get(url)
 				if err != nil {
 					t.Fatalf("%s: %v", c.name, err)
