@@ -81,7 +81,7 @@ func measureImport(t *testing.T, base *site) time.Duration {
 // copySite gives a site of its own with the same data.
 func copySite(t *testing.T, base *site) *site {
 	t.Helper()
-	s := &site{fixture: base.fixture, t: t, data: filepath.Join(t.TempDir(), "data")}
+	s := &site{fixture: base.fixture, t: t, data: filepath.Join(t.TempDir(), "data"), password: base.password}
 	if err := os.CopyFS(s.data, os.DirFS(base.data)); err != nil {
 		t.Fatal(err)
 	}

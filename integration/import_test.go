@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -54,9 +56,9 @@ func TestDamagedKeptRelease(t *testing.T) {
 		t.Errorf("a release that is not whole was activated:\n%s", out)
 	}
 	s.follow(2)
-	if !strings.Contains(s.log.String(), "a kept release is not whole") {
-		t.Errorf("the log does not say it:\n%s", s.log.String())
-	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	waitFor(ctx, t, "the log does not say it", func() bool { return strings.Contains(s.log.String(), "a release is not whole") })
 }
 
 // lockBlob finds the lock of a bundle in a folder.

@@ -38,6 +38,7 @@ func TestNoRoomForImport(t *testing.T) {
 	s := newSite(t)
 	s.data = filepath.Join(smallDisk(t, "24m"), "data")
 	s.must("trust", "add", s.path("keys", "release.pub"))
+	s.password = s.secret("robot", "add", robot)
 	s.must("import", s.bundle("v1.5.4"))
 	s.start()
 	s.follow(1)

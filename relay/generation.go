@@ -27,7 +27,8 @@ type Generation struct {
 	Git      *gitmirror.Generation
 	Problems []string // kept releases that could not be loaded; what is active is whole
 
-	active []*registry.Part // of the active releases
+	parts  []*registry.Part // of all releases
+	active []*registry.Part // of the active ones
 	header []string         // the value of GenerationHeader
 
 	gitHosts map[string]struct{} // of the mirrored repositories
@@ -96,6 +97,7 @@ func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
 		switch {
 		case errs[i] == nil:
 			releases = append(releases, registry.Release{Part: part, Active: active})
+			gen.parts = append(gen.parts, part)
 			if active {
 				gen.active = append(gen.active, part)
 			}
@@ -174,12 +176,18 @@ func (r *Relay) admitGit(ctx context.Context, b *bundle.Bundle, it bundle.Item) 
 // would fail a robot's pull instead of this activation.
 func (g *Generation) check(ctx context.Context, r *Relay) error {
 	for _, part := range g.active {
-		for d, want := range part.Blobs() {
-			size, err := r.store.Size(ctx, d)
-			if err != nil || size != want {
-				return fmt.Errorf("release %s %s: %w", part.Name(), part.Version(),
-					&bundle.MissingError{Descriptor: ocispec.Descriptor{Digest: d, Size: want}, Err: err})
-			}
+		if err := r.checkPart(ctx, part); err != nil {
+			return fmt.Errorf("release %s %s: %w", part.Name(), part.Version(), err)
+		}
+	}
+	return nil
+}
+
+func (r *Relay) checkPart(ctx context.Context, part *registry.Part) error {
+	for d, want := range part.Blobs() {
+		size, err := r.store.Size(ctx, d)
+		if err != nil || size != want {
+			return &bundle.MissingError{Descriptor: ocispec.Descriptor{Digest: d, Size: want}, Err: err}
 		}
 	}
 	return nil

@@ -280,6 +280,26 @@ func (s *Server) followAccounts() {
 	s.ReloadAccounts() //nolint:errcheck // it is logged
 }
 
+// CheckStore looks once whether every blob of the releases that are served and kept is in the store, with its size, and
+// logs of each release the first that is not. It takes the time that a start must not take.
+func (s *Server) CheckStore(ctx context.Context) {
+	if s.relay.remote {
+		return // a question for each blob, to a place that others look after
+	}
+	for _, part := range s.current.Load().parts {
+		err := s.relay.checkPart(ctx, part)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			s.log.Error("a release is not whole", "release", part.Name()+" "+part.Version(), "error", err)
+			if s.options.Metrics != nil {
+				s.options.Metrics.StoreProblem()
+			}
+		}
+	}
+}
+
 // ReloadAccounts reads who may ask again. When that is not possible, what was read before stays in force.
 func (s *Server) ReloadAccounts() error {
 	if s.options.Guard == nil {
@@ -317,7 +337,7 @@ func (s *Server) reload(ctx context.Context) {
 
 func (s *Server) swap(gen *Generation) {
 	for _, problem := range gen.Problems {
-		s.log.Warn("a kept release is not whole", "problem", problem)
+		s.log.Warn("a release is not whole", "problem", problem)
 	}
 	s.current.Store(gen)
 	attrs := []any{"generation", gen.Number()}

@@ -233,6 +233,10 @@ func (w *wiring) run(ctx context.Context) error {
 		g.Go(func() error { return w.seen.Run(ctx) })
 	}
 	g.Go(func() error { return w.reloadOnSignal(ctx) })
+	g.Go(func() error {
+		w.server.CheckStore(ctx)
+		return nil
+	})
 	scheme := "https"
 	if w.flags.plainHTTP {
 		scheme = "http"
