@@ -51,7 +51,7 @@ Only robots with an account are answered ('plimsoll-relay robot add'), by passwo
 
 Releases are switched by import, activate and rollback while it runs; accounts and certificates are read again when they
 change, or on SIGHUP.`,
-		Example: `  plimsoll-relay serve --listen :443 --name relay.plant7.example --name ghcr.io --name github.com
+		Example: `  plimsoll-relay serve --listen :443 --name relay.plant7.example
   plimsoll-relay serve --listen :443 --name relay.plant7.example --limit-rate 80MB --limit-rate-client 20MB
   plimsoll-relay serve --listen :443 --tls-cert relay.crt --tls-key relay.key --client-ca plant-ca.crt`,
 		Args: cobra.NoArgs,
