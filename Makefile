@@ -16,7 +16,7 @@ demo: build ## the main job, end to end, on this machine
 	bin/demo $(if $(DEMO_EXIT),-exit)
 
 test: build ## unit, script and integration tests
-	$(GO) test ./...
+	$(GO) test -timeout 20m ./...
 
 check: lint vuln race ## what a change must pass
 
@@ -32,7 +32,7 @@ vuln: ## known vulnerabilities, where the database can be reached
 	else echo 'govulncheck: its database cannot be reached from here, left out'; fi
 
 race: build
-	CGO_ENABLED=1 $(GO) test -race ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 
 e2e: build ## the heavy suites: real cosign, Helm 4, S3, kill -9, load, hostile clients
 	$(GO) test -tags e2e -count 1 -v -timeout 60m ./integration ./registry/store
