@@ -124,7 +124,7 @@ func (s *Server) Read(w http.ResponseWriter, r *http.Request, service Service) (
 		}
 		_ = rc.SetReadDeadline(by) // not every ResponseWriter has deadlines
 	}}
-	body, err := s.readBody(raw, r.Header.Get("Content-Encoding"), traffic.ClientOf(r))
+	body, err := s.readBody(r.Context(), raw, r.Header.Get("Content-Encoding"), traffic.ClientOf(r))
 	if err == nil {
 		return body, nil
 	}
@@ -136,7 +136,11 @@ func (s *Server) Read(w http.ResponseWriter, r *http.Request, service Service) (
 	return nil, refusal
 }
 
-func (s *Server) readBody(raw io.Reader, encoding, client string) (*Body, error) {
+// bodyRate is how many bytes per second of large bodies are taken, from all clients together: keeping, searching and
+// inflating them takes the processors that others are served with. What clients send by the way is in memory.
+const bodyRate = 16 << 20
+
+func (s *Server) readBody(ctx context.Context, raw io.Reader, encoding, client string) (*Body, error) {
 	sent := &counter{r: raw}
 	in := io.Reader(sent)
 	switch encoding {
@@ -161,7 +165,9 @@ func (s *Server) readBody(raw io.Reader, encoding, client string) (*Body, error)
 		body.at = bytes.NewReader(body.small)
 		return body, nil
 	case err == nil:
-		err = body.spool(s.opts.Spool, io.MultiReader(&small, in), s.opts.MaxInflated)
+		paced, leave := s.pace.Reader(ctx, client, in)
+		defer leave()
+		err = body.spool(s.opts.Spool, io.MultiReader(&small, paced), s.opts.MaxInflated)
 	}
 	if err != nil {
 		return nil, errors.Join(refuseBody(err), body.Close())
@@ -245,16 +251,19 @@ const maxShallow = 10_000
 
 const shallowLine = "shallow "
 
+// scanSize is the buffer that a request is searched with.
+const scanSize = 32 << 10
+
 // checkShallow counts the shallow ends that a request to git-upload-pack names. What is no pkt-line is git's to refuse.
 func (b *Body) checkShallow() *Refusal {
 	if b.size < maxShallow*int64(len(shallowLine)) {
 		return nil
 	}
 	at, err := b.Seek(0, io.SeekCurrent)
-	in := bufio.NewReader(b)
+	in := bufio.NewReaderSize(b, scanSize)
 	for n := 0; err == nil; {
-		var p Pkt
-		if p, err = ReadPkt(in); err == nil && bytes.HasPrefix(p.Data, []byte(shallowLine)) {
+		var found bool
+		if found, err = skipPkt(in, shallowLine); found {
 			n++
 		}
 		if n > maxShallow {

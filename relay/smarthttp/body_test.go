@@ -111,7 +111,7 @@ func TestBodyStays(t *testing.T) {
 		b := &Body{spools: &spools{total: 1 << 20, each: 1 << 20, clients: make(map[string]int64)}}
 		want := strings.Repeat("x", size)
 		s := New(Options{Spool: t.TempDir()})
-		b, err := s.readBody(strings.NewReader(want), "", "client")
+		b, err := s.readBody(t.Context(), strings.NewReader(want), "", "client")
 		if err != nil {
 			t.Fatal(err)
 		}

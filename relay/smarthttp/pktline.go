@@ -1,6 +1,7 @@
 package smarthttp
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -91,6 +92,32 @@ func ReadPkt(r io.Reader) (Pkt, error) {
 		return Pkt{}, err
 	}
 	return Pkt{Kind: kind, Data: data}, nil
+}
+
+// skipPkt passes over one pkt-line, without keeping it, and reports whether its data begins with prefix, which fits into
+// the buffer of r. Errors are as of ReadPkt.
+func skipPkt(r *bufio.Reader, prefix string) (found bool, err error) {
+	head, err := r.Peek(pktHead)
+	if len(head) < pktHead {
+		if len(head) > 0 && err == io.EOF {
+			err = &PktError{Reason: fmt.Sprintf("it ends after %d bytes", len(head))}
+		}
+		return false, err
+	}
+	_, n, err := parsePktHead([pktHead]byte(head))
+	if err != nil {
+		return false, err
+	}
+	if n >= len(prefix) {
+		line, _ := r.Peek(pktHead + len(prefix)) // Discard gives the error
+		found = bytes.HasSuffix(line, []byte(prefix)) && len(line) == pktHead+len(prefix)
+	}
+	if got, err := r.Discard(pktHead + n); err == io.EOF {
+		return false, &PktError{Reason: fmt.Sprintf("it ends after %d bytes of %d", got-pktHead, n)}
+	} else if err != nil {
+		return false, err
+	}
+	return found, nil
 }
 
 // parsePktHead reads the length; n is that of the data. Git also takes upper-case digits but sends none.

@@ -1,6 +1,7 @@
 package smarthttp
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -71,15 +72,20 @@ func TestPktLine(t *testing.T) {
 	}
 }
 
-// FuzzPktLine: both readers agree, keep within the bytes they have, and what they take encodes to the same bytes.
+// FuzzPktLine: all readers agree, keep within the bytes they have, and what they take encodes to the same bytes.
 func FuzzPktLine(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r := bytes.NewReader(data)
+		const prefix = "want "
+		r, skipped := bytes.NewReader(data), bufio.NewReaderSize(bytes.NewReader(data), 16) // the smallest
 		for rest := data; ; {
 			p, next, err := CutPkt(rest)
 			q, readErr := ReadPkt(r)
 			if (err == nil) != (readErr == nil) || (err == io.EOF) != (readErr == io.EOF) {
 				t.Fatalf("CutPkt says %v, ReadPkt %v", err, readErr)
+			}
+			found, skipErr := skipPkt(skipped, prefix)
+			if (err == nil) != (skipErr == nil) || (err == io.EOF) != (skipErr == io.EOF) || found != bytes.HasPrefix(p.Data, []byte(prefix)) {
+				t.Fatalf("CutPkt says %v, skipPkt %v and %v", err, found, skipErr)
 			}
 			if err != nil {
 				return

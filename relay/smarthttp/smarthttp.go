@@ -63,6 +63,7 @@ type Options struct {
 type Server struct {
 	opts   Options
 	spools spools
+	pace   *traffic.Pace // of what large bodies inflate to
 }
 
 // New gives a server; it starts nothing.
@@ -98,5 +99,5 @@ func New(o Options) *Server {
 		o.Failed = func(*http.Request, error) {}
 	}
 	each := max(o.MaxInflated, o.MaxSpool/4)
-	return &Server{opts: o, spools: spools{total: o.MaxSpool, each: each, clients: make(map[string]int64)}}
+	return &Server{opts: o, spools: spools{total: o.MaxSpool, each: each, clients: make(map[string]int64)}, pace: traffic.NewPace(bodyRate)}
 }
