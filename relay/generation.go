@@ -27,8 +27,8 @@ type Generation struct {
 	Git      *gitmirror.Generation
 	Problems []string // kept releases that could not be loaded; what is active is whole
 
-	parts  []*registry.Part // of all releases
-	active []*registry.Part // of the active ones
+	parts  []*part // of all releases
+	active []*part // of the active ones
 	header []string         // the value of GenerationHeader
 
 	gitHosts map[string]struct{} // of the mirrored repositories
@@ -96,7 +96,7 @@ func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
 		active := wanted[i].same(stream.Release)
 		switch {
 		case errs[i] == nil:
-			releases = append(releases, registry.Release{Part: part, Active: active})
+			releases = append(releases, registry.Release{Part: part.Part, Active: active})
 			gen.parts = append(gen.parts, part)
 			if active {
 				gen.active = append(gen.active, part)
@@ -112,7 +112,7 @@ func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
 	if gen.Registry, err = registry.NewView(releases); err != nil {
 		return nil, err
 	}
-	repos, err := r.gitRepositories(ctx, a)
+	repos, err := r.gitRepositories(ctx, gen.active)
 	if err != nil {
 		return nil, err
 	}
@@ -125,26 +125,19 @@ func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
 }
 
 // gitRepositories brings the Git repositories of the active releases into the mirror and lists them.
-func (r *Relay) gitRepositories(ctx context.Context, a Active) ([]gitmirror.Repository, error) {
+func (r *Relay) gitRepositories(ctx context.Context, active []*part) ([]gitmirror.Repository, error) {
 	var repos []gitmirror.Repository
 	places := make(map[string]string)
-	for _, s := range a.Streams {
-		b, err := bundle.Load(ctx, r.store, s.Release.Bundle)
-		if err != nil {
-			return nil, fmt.Errorf("release %s %s: %w", s.Name, s.Release.Version, err)
-		}
-		for _, it := range b.Lock.Items {
-			if it.Kind != bundle.KindGit {
-				continue
-			}
+	for _, p := range active {
+		for _, it := range p.git {
 			if other, taken := places[it.Repository]; taken {
-				return nil, fmt.Errorf("release %s %s: git repository %s is already served by release %s", s.Name, s.Release.Version, it.Repository, other)
+				return nil, fmt.Errorf("release %s %s: git repository %s is already served by release %s", p.Name(), p.Version(), it.Repository, other)
 			}
-			places[it.Repository] = s.Name
-			if err := r.admitGit(ctx, b, it); err != nil {
-				return nil, fmt.Errorf("release %s %s: item %s: %w", s.Name, s.Release.Version, it.Name, err)
+			places[it.Repository] = p.Name()
+			if err := r.admitGit(ctx, it); err != nil {
+				return nil, fmt.Errorf("release %s %s: item %s: %w", p.Name(), p.Version(), it.Name, err)
 			}
-			repos = append(repos, gitmirror.Repository{Path: it.Repository, Git: *it.Git})
+			repos = append(repos, gitmirror.Repository{Path: it.Repository, Git: it.Git})
 		}
 	}
 	return repos, nil
@@ -152,8 +145,8 @@ func (r *Relay) gitRepositories(ctx context.Context, a Active) ([]gitmirror.Repo
 
 // admitGit brings the Git layers of an item from the store into the mirror's object store; it is quick when they are
 // there already.
-func (r *Relay) admitGit(ctx context.Context, b *bundle.Bundle, it bundle.Item) error {
-	if r.mirror.Admitted(it.Repository, *it.Git) {
+func (r *Relay) admitGit(ctx context.Context, it gitPart) error {
+	if r.mirror.Admitted(it.Repository, it.Git) {
 		return nil
 	}
 	var layers []gitmirror.Layer
@@ -169,7 +162,7 @@ func (r *Relay) admitGit(ctx context.Context, b *bundle.Bundle, it bundle.Item) 
 	if err != nil {
 		return err
 	}
-	return r.mirror.Admit(ctx, it.Repository, *it.Git, layers)
+	return r.mirror.Admit(ctx, it.Repository, it.Git, layers)
 }
 
 // check asserts that every blob of the active releases is in the store, with its size: a tag whose layer is missing
@@ -183,7 +176,7 @@ func (g *Generation) check(ctx context.Context, r *Relay) error {
 	return nil
 }
 
-func (r *Relay) checkPart(ctx context.Context, part *registry.Part) error {
+func (r *Relay) checkPart(ctx context.Context, part *part) error {
 	for d, want := range part.Blobs() {
 		size, err := r.store.Size(ctx, d)
 		if err != nil || size != want {

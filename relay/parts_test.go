@@ -2,19 +2,21 @@ package relay
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/plimsoll/plimsoll/internal/testbundle"
-	"github.com/plimsoll/plimsoll/registry"
 	"github.com/plimsoll/plimsoll/registry/store"
 )
 
 // kept is a relay whose store has all blobs of a bundle.
-func kept(t *testing.T) (*Relay, Release, *testbundle.Bundle) {
+func kept(t testing.TB) (*Relay, Release, *testbundle.Bundle) {
 	t.Helper()
 	r, err := Open(t.Context(), t.TempDir(), Options{})
 	if err != nil {
@@ -90,7 +92,7 @@ func TestPartNeedsNoManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gen := &Generation{active: []*registry.Part{p}}
+	gen := &Generation{active: []*part{p}}
 	if err := gen.check(t.Context(), r); err == nil {
 		t.Error("the check before a commit did not miss them")
 	}
@@ -116,4 +118,42 @@ func TestStorageIsSettled(t *testing.T) {
 	if _, err := Open(t.Context(), r.dir, Options{}); err == nil {
 		t.Error("a storage file of another version was taken")
 	}
+}
+
+// FuzzPart: what is accepted has one form, and no Git item is made up from a damaged file.
+func FuzzPart(f *testing.F) {
+	r, release, _ := kept(f)
+	p, err := r.part(f.Context(), release)
+	if err != nil {
+		f.Fatal(err)
+	}
+	images, err := p.MarshalBinary()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(images, []byte(`[{"name":"config","repository":"github.com/acme/config","descriptor":{"mediaType":"a","digest":"b","size":1},"git":{"head":"refs/heads/main","refs":null,"version":"2"}}]`))
+	f.Add(images, []byte(`null`))
+	f.Fuzz(func(t *testing.T, images, git []byte) {
+		data := binary.BigEndian.AppendUint64([]byte(partMagic), uint64(len(images)))
+		data = append(append(data, images...), git...)
+		sum := sha256.Sum256(data)
+		p, err := parsePart(append(data, sum[:]...))
+		if err != nil {
+			return
+		}
+		again, err := p.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := parsePart(again)
+		if err != nil || !reflect.DeepEqual(p, q) {
+			t.Fatalf("written and read again: %v, %v, %v", p, q, err)
+		}
+		if len(data) > 0 {
+			data[len(data)-1] ^= 1
+			if _, err := parsePart(append(data, sum[:]...)); err == nil {
+				t.Fatal("a damaged file was accepted")
+			}
+		}
+	})
 }
