@@ -69,15 +69,24 @@ func (r *Relay) commit(ctx context.Context, next Active) error {
 		return fmt.Errorf("%s: %w", activeFile, err)
 	}
 	p.Report(progress.Event{Stage: "activate", End: true, Note: fmt.Sprintf("generation %d", next.Generation)})
+	r.tidy(ctx, next.Generation, gen.Git)
+	return nil
+}
+
+// tidy makes the mirror small and fast again after a switch. The release is active: what goes wrong here must not make it
+// look otherwise.
+func (r *Relay) tidy(ctx context.Context, newest uint64, git *gitmirror.Generation) {
+	p := r.options.Progress
 	keep := make([]uint64, 0, keptGenerations)
-	for n := next.Generation; n > 0 && len(keep) < keptGenerations; n-- {
+	for n := newest; n > 0 && len(keep) < keptGenerations; n-- {
 		keep = append(keep, n)
 	}
 	if err := r.mirror.Prune(ctx, keep...); err != nil {
-		// The release is active: old refs that stay on the disk must not make it look otherwise.
 		p.Report(progress.Event{Stage: "prune", End: true, Note: err.Error()})
 	}
-	return nil
+	if err := r.mirror.Bitmap(ctx, git); err != nil {
+		p.Report(progress.Event{Stage: "bitmaps", End: true, Note: err.Error()})
+	}
 }
 
 func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {

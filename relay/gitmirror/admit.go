@@ -367,6 +367,9 @@ func (q *quarantine) index(ctx context.Context, layer Layer, pack *os.File, size
 // link moves the packs into the store in the order of layers. Git sees a pack when its index is there, so the pack is
 // made durable first.
 func (q *quarantine) link() error {
+	if err := q.m.dropBitmap(); err != nil {
+		return err
+	}
 	for _, hash := range q.packs {
 		for _, ext := range []string{".pack", ".idx"} {
 			file := "pack-" + hash + ext

@@ -7,7 +7,7 @@
 //
 // The folder:
 //
-//	store.git/                         objects only; no refs, never collected
+//	store.git/                         objects only, and bitmaps of the newest refs; no refs, never collected
 //	gen-<n>/<host>/<path>.git/         HEAD, config, packed-refs, objects/info/alternates
 //	gen-<n>/.packs                     the packs of store.git that its refs were checked against
 //	quarantine/<random>/               unfinished Admits and Prepares, and what Prune is removing; never served
@@ -213,7 +213,8 @@ func packHash(name, ext string) (hash string, ok bool) {
 	return hash, true
 }
 
-// sweepPacks removes packs that were never completed by their index. Git does not see them.
+// sweepPacks removes packs that were never completed by their index, which git does not see, and what else a killed git
+// left.
 func (m *Mirror) sweepPacks() error {
 	names, err := m.packFiles()
 	if err != nil {
@@ -226,7 +227,7 @@ func (m *Mirror) sweepPacks() error {
 		whole["pack-"+hash+".idx"], whole["pack-"+hash+".pack"] = true, true
 	}
 	for _, name := range names {
-		if whole[name] {
+		if whole[name] || midxFile.MatchString(name) {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(m.packDir(), name)); err != nil {
