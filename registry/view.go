@@ -17,6 +17,7 @@ import (
 type Release struct {
 	Part   *Part
 	Active bool // its tags are served; manifests, blobs and what refers to them are served by digest in any case
+	Yields bool // a tag that an active release before it has is left to that one, instead of being a conflict
 }
 
 // View is what a set of releases serves. It never changes and is safe for concurrent use.
@@ -85,7 +86,7 @@ func NewView(releases []Release) (*View, error) {
 				continue
 			}
 			seen[r.Part.Bundle()] = true
-			if err := v.add(r.Part, active); err != nil {
+			if err := v.add(r.Part, active, r.Yields); err != nil {
 				return nil, fmt.Errorf("view of %s: %w", r.Part, err)
 			}
 		}
@@ -98,7 +99,7 @@ func NewView(releases []Release) (*View, error) {
 	return v, nil
 }
 
-func (v *View) add(p *Part, active bool) error {
+func (v *View) add(p *Part, active, yields bool) error {
 	for i := range p.repos {
 		here := &p.repos[i]
 		repo := v.repos[here.name]
@@ -116,7 +117,7 @@ func (v *View) add(p *Part, active bool) error {
 		repo.active++
 		for _, t := range here.tags {
 			m := tagged{p.manifest(here.manifests[t.manifest]), p}
-			if have, taken := repo.tags[t.name]; taken && have.digest != m.digest {
+			if have, taken := repo.tags[t.name]; taken && have.digest != m.digest && !yields {
 				return &ConflictError{
 					Repository: repo.name, Tag: t.name,
 					Bundles: [2]string{have.part.String(), p.String()},

@@ -5,16 +5,20 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/internal/progress"
 	"github.com/plimsoll/plimsoll/registry"
 	"github.com/plimsoll/plimsoll/relay/gitmirror"
+	"github.com/plimsoll/plimsoll/relay/state"
 )
 
 // keptGenerations is how many Git generations stay on disk for requests that began before a switch.
@@ -46,7 +50,7 @@ func (g *Generation) Number() uint64 { return g.Active.Generation }
 // Load computes the generation that active.json asks for. Start-up, and each change of active.json while serving, run
 // this same code: a power cut is an ordinary restart.
 func (r *Relay) Load(ctx context.Context) (*Generation, error) {
-	active, err := readActive(r.dir)
+	active, _, err := readActive(ctx, r.docs)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +58,7 @@ func (r *Relay) Load(ctx context.Context) (*Generation, error) {
 }
 
 // commit prepares and checks everything that the next state serves, and then makes it the one that is served.
-func (r *Relay) commit(ctx context.Context, next Active) error {
+func (r *Relay) commit(ctx context.Context, next Active, replaces state.Version) error {
 	p := r.options.Progress
 	p.Report(progress.Event{Stage: "check"})
 	gen, err := r.generation(ctx, next)
@@ -65,8 +69,8 @@ func (r *Relay) commit(ctx context.Context, next Active) error {
 		return err
 	}
 	p.Report(progress.Event{Stage: "check", End: true})
-	if err := writeActive(r.dir, next); err != nil {
-		return fmt.Errorf("%s: %w", activeFile, err)
+	if err := writeActive(ctx, r.docs, next, replaces); err != nil {
+		return err
 	}
 	p.Report(progress.Event{Stage: "activate", End: true, Note: fmt.Sprintf("generation %d", next.Generation)})
 	r.tidy(ctx, next.Generation, gen.Git)
@@ -92,36 +96,39 @@ func (r *Relay) tidy(ctx context.Context, newest uint64, git *gitmirror.Generati
 func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
 	gen := &Generation{Active: a, header: []string{strconv.FormatUint(a.Generation, 10)}, gitHosts: make(map[string]struct{})}
 	var wanted []Release
-	var streams []int // of wanted: its stream
-	for i, s := range a.Streams {
-		for _, release := range append([]Release{s.Release}, s.Previous...) {
-			wanted, streams = append(wanted, release), append(streams, i)
+	var of []int // of wanted: its channel
+	channels, yields := a.ranked()
+	for i, c := range channels {
+		for _, release := range append([]Release{c.Release}, c.Previous...) {
+			wanted, of = append(wanted, release), append(of, i)
 		}
 	}
 	parts, errs := r.parts(ctx, wanted)
 	var releases []registry.Release
+	var yielding []bool // of gen.active
 	for i, part := range parts {
-		stream := a.Streams[streams[i]]
-		active := wanted[i].same(stream.Release)
+		c := channels[of[i]]
+		active := wanted[i].same(c.Release)
 		switch {
 		case errs[i] == nil:
-			releases = append(releases, registry.Release{Part: part.Part, Active: active})
+			releases = append(releases, registry.Release{Part: part.Part, Active: active, Yields: yields[of[i]]})
 			gen.parts = append(gen.parts, part)
 			if active {
 				gen.active = append(gen.active, part)
+				yielding = append(yielding, yields[of[i]])
 			}
 		case active:
-			return nil, fmt.Errorf("release %s %s: %w", stream.Name, wanted[i].Version, errs[i])
+			return nil, fmt.Errorf("channel %s: release %s: %w", c.Name, wanted[i], errs[i])
 		default:
 			// Damage in a release that is not active must be left out, not keep the relay from starting.
-			gen.Problems = append(gen.Problems, fmt.Sprintf("kept release %s %s: %v", stream.Name, wanted[i].Version, errs[i]))
+			gen.Problems = append(gen.Problems, fmt.Sprintf("channel %s: kept release %s: %v", c.Name, wanted[i], errs[i]))
 		}
 	}
 	var err error
 	if gen.Registry, err = registry.NewView(releases); err != nil {
 		return nil, err
 	}
-	repos, err := r.gitRepositories(ctx, gen.active)
+	repos, err := r.gitRepositories(ctx, gen.active, yielding)
 	if err != nil {
 		return nil, err
 	}
@@ -134,15 +141,18 @@ func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
 }
 
 // gitRepositories brings the Git repositories of the active releases into the mirror and lists them.
-func (r *Relay) gitRepositories(ctx context.Context, active []*part) ([]gitmirror.Repository, error) {
+func (r *Relay) gitRepositories(ctx context.Context, active []*part, yields []bool) ([]gitmirror.Repository, error) {
 	var repos []gitmirror.Repository
-	places := make(map[string]string)
-	for _, p := range active {
+	places := make(map[string]place)
+	for i, p := range active {
 		for _, it := range p.git {
-			if other, taken := places[it.Repository]; taken {
-				return nil, fmt.Errorf("release %s %s: git repository %s is already served by release %s", p.Name(), p.Version(), it.Repository, other)
+			if have, taken := places[it.Repository]; taken {
+				if have.digest == it.Descriptor.Digest || yields[i] {
+					continue
+				}
+				return nil, &GitConflictError{Repository: it.Repository, Releases: [2]string{have.release, p.Name() + " " + p.Version()}}
 			}
-			places[it.Repository] = p.Name()
+			places[it.Repository] = place{p.Name() + " " + p.Version(), it.Descriptor.Digest}
 			if err := r.admitGit(ctx, it); err != nil {
 				return nil, fmt.Errorf("release %s %s: item %s: %w", p.Name(), p.Version(), it.Name, err)
 			}
@@ -150,6 +160,22 @@ func (r *Relay) gitRepositories(ctx context.Context, active []*part) ([]gitmirro
 		}
 	}
 	return repos, nil
+}
+
+// place is who has a Git repository.
+type place struct {
+	release string
+	digest  digest.Digest // of the item
+}
+
+// GitConflictError says that two active releases carry one Git repository in different states.
+type GitConflictError struct {
+	Repository string
+	Releases   [2]string
+}
+
+func (e *GitConflictError) Error() string {
+	return fmt.Sprintf("git repository %s is in two releases, in different states: %s and %s", e.Repository, e.Releases[0], e.Releases[1])
 }
 
 // admitGit brings the Git layers of an item from the store into the mirror's object store; it is quick when they are
@@ -195,20 +221,20 @@ func (r *Relay) checkPart(ctx context.Context, part *part) error {
 	return nil
 }
 
-// Activate makes a staged release the one that is served: the one of that name with the version or digest.
+// Activate makes a staged release the one that is served: the one of that channel or bundle with the version or digest.
 func (r *Relay) Activate(ctx context.Context, name, wanted string) (Active, error) {
-	return r.switchTo(ctx, func(a Active) (Active, error) {
-		recs, err := r.records()
+	return r.switchTo(ctx, "activate", func(a Active, keep retention) (Active, error) {
+		recs, err := r.records(ctx)
 		if err != nil {
 			return a, err
 		}
 		missing := &NoReleaseError{Name: name, Wanted: wanted}
 		for _, rec := range recs {
-			if rec.Name != name {
+			if rec.Name != name && rec.Channel != name {
 				continue
 			}
-			if rec.Version == wanted || rec.Bundle.Digest.String() == wanted {
-				return a.accept(name, Release{Version: rec.Version, Bundle: rec.Bundle})
+			if rec.Release().is(wanted) {
+				return a.accept(rec.Channel, rec.Release(), NewerVersion, keep)
 			}
 			missing.Present = append(missing.Present, rec.Version)
 		}
@@ -216,30 +242,128 @@ func (r *Relay) Activate(ctx context.Context, name, wanted string) (Active, erro
 	})
 }
 
-// Rollback goes back to a release that was active before; see Active.rollback for what an empty wanted means.
-func (r *Relay) Rollback(ctx context.Context, name, wanted string) (Active, error) {
-	return r.switchTo(ctx, func(a Active) (Active, error) {
-		if name == "" && len(a.Streams) == 1 {
-			name = a.Streams[0].Name
+// Rollback goes back to a release of a channel that was active before; see Active.rollback for what an empty wanted
+// means.
+func (r *Relay) Rollback(ctx context.Context, channel, wanted string) (Active, error) {
+	return r.switchTo(ctx, "rollback", func(a Active, keep retention) (Active, error) {
+		if channel == "" && len(a.Channels) == 1 {
+			channel = a.Channels[0].Name
 		}
-		return a.rollback(name, wanted)
+		return a.rollback(channel, wanted, keep)
 	})
 }
 
-func (r *Relay) switchTo(ctx context.Context, change func(Active) (Active, error)) (Active, error) {
+// SetPrecedence says whose names are served when channels differ; see Active.Precedence.
+func (r *Relay) SetPrecedence(ctx context.Context, channels []string) (Active, error) {
+	return r.switchTo(ctx, "precedence", func(a Active, _ retention) (Active, error) {
+		for i, c := range channels {
+			if err := CheckChannel(c); err != nil {
+				return a, err
+			}
+			if slices.Contains(channels[:i], c) {
+				return a, fmt.Errorf("precedence names channel %s twice", c)
+			}
+		}
+		if slices.Equal(a.Precedence, channels) {
+			return a, nil
+		}
+		a.Precedence = slices.Clone(channels)
+		a.Generation++
+		return a, nil
+	})
+}
+
+// Pin keeps a release that is here until it is unpinned.
+func (r *Relay) Pin(ctx context.Context, name, wanted, reason string) (Release, error) {
+	var pinned Release
+	_, err := r.switchTo(ctx, "pin", func(a Active, _ retention) (Active, error) {
+		rel, err := r.find(ctx, name, wanted)
+		if err != nil {
+			return a, err
+		}
+		pinned = rel
+		return a.pin(Pin{Bundle: rel.Bundle.Digest, Since: now(), Reason: reason}), nil
+	})
+	return pinned, err
+}
+
+// Unpin leaves a release to retention again.
+func (r *Relay) Unpin(ctx context.Context, name, wanted string) (Release, error) {
+	var rel Release
+	_, err := r.switchTo(ctx, "unpin", func(a Active, _ retention) (_ Active, err error) {
+		if rel, err = r.find(ctx, name, wanted); err != nil {
+			return a, err
+		}
+		return a.unpin(rel.Bundle.Digest), nil
+	})
+	return rel, err
+}
+
+// find looks a release up by the name of its bundle or channel, and its version or digest.
+func (r *Relay) find(ctx context.Context, name, wanted string) (Release, error) {
+	recs, err := r.records(ctx)
+	if err != nil {
+		return Release{}, err
+	}
+	missing := &NoReleaseError{Name: name, Wanted: wanted}
+	for _, rec := range recs {
+		if rec.Name != name && rec.Channel != name {
+			continue
+		}
+		if rec.Release().is(wanted) {
+			return rec.Release(), nil
+		}
+		missing.Present = append(missing.Present, rec.Version)
+	}
+	return Release{}, missing
+}
+
+// switchTo changes active.json under the lock. When what is served changes it goes through commit, else it is only
+// written. The kind is what the journal calls it.
+func (r *Relay) switchTo(ctx context.Context, kind string, change func(Active, retention) (Active, error)) (Active, error) {
 	var next Active
 	err := r.change(ctx, func() error {
-		active, err := readActive(r.dir)
+		active, version, err := readActive(ctx, r.docs)
 		if err != nil {
 			return err
 		}
-		if next, err = change(active); err != nil {
+		keep, err := r.retention(ctx, active)
+		if err != nil {
 			return err
 		}
-		if next.Generation == active.Generation {
+		if next, err = change(active, keep); err != nil {
+			return err
+		}
+		switch {
+		case next.Generation != active.Generation:
+			err = r.commit(ctx, next, version)
+		case !reflect.DeepEqual(next, active):
+			err = writeActive(ctx, r.docs, next, version)
+		default:
 			return nil
 		}
-		return r.commit(ctx, next)
+		if err != nil {
+			return err
+		}
+		return r.record(ctx, kind, next)
 	})
 	return next, err
 }
+
+// retention is what the settings, the pins and the receipts say about a state.
+func (r *Relay) retention(ctx context.Context, a Active) (retention, error) {
+	s, err := r.Settings(ctx)
+	if err != nil {
+		return retention{}, err
+	}
+	promised, err := r.promised(ctx)
+	if err != nil {
+		return retention{}, err
+	}
+	return retention{keep: s.KeepReleases(), held: func(d digest.Digest) bool {
+		return a.Pinned(d) || slices.Contains(promised, d)
+	}}, nil
+}
+
+// now is the time by the box's clock, as documents have it.
+func now() string { return time.Now().UTC().Truncate(time.Second).Format(time.RFC3339) }

@@ -5,28 +5,55 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"time"
+	"slices"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/plimsoll/plimsoll/attest"
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/bundle/media"
 	"github.com/plimsoll/plimsoll/internal/progress"
+	"github.com/plimsoll/plimsoll/relay/state"
 )
 
 // ImportOptions say what to do with one bundle.
 type ImportOptions struct {
 	Policy    attest.Policy // who may release; without keys everything is denied
 	From      string        // the reference as the operator gave it, for the record
+	Channel   string        // that the release is for; empty: the bundle's name
 	StageOnly bool          // verify and store, and leave the activation for later
+	MakeRoom  bool          // collect garbage first when the release would not fit otherwise
+	Accept    Acceptance    // which releases a channel may go on to; nil: NewerVersion
+}
+
+// ImportPlan is what an import would do.
+type ImportPlan struct {
+	Name       string             `json:"name"`
+	Version    string             `json:"version"`
+	Channel    string             `json:"channel"`
+	Bundle     ocispec.Descriptor `json:"bundle"`
+	Signatures []RecordSignature  `json:"signatures"`
+
+	Blobs     int       `json:"blobs"`     // in the release
+	Bytes     int64     `json:"bytes"`     // in the release
+	CopyBlobs int       `json:"copyBlobs"` // that are not here
+	CopyBytes int64     `json:"copyBytes"` // of those, without what an import that was cut left
+	LeftBytes int64     `json:"leftBytes"` // what an import that was cut left of them
+	Need      int64     `json:"need"`      // bytes of disk, with what is left free
+	Free      int64     `json:"free"`      // bytes of disk
+	Garbage   int64     `json:"garbage"`   // bytes that a collection of garbage would free now
+	Drops     []Release `json:"drops"`     // that are not kept any more once this one is active
+	Freed     int64     `json:"freed"`     // bytes that a collection of garbage would free then
+
+	Active     bool   `json:"active"`     // it is served already
+	Generation uint64 `json:"generation"` // that would be served
 }
 
 // ImportResult says what an import did.
 type ImportResult struct {
 	Name       string             `json:"name"`
 	Version    string             `json:"version"`
+	Channel    string             `json:"channel"`
 	Bundle     ocispec.Descriptor `json:"bundle"`
 	Signatures []RecordSignature  `json:"signatures"`
 	Blobs      int                `json:"blobs"`      // in the release
@@ -34,6 +61,7 @@ type ImportResult struct {
 	Copied     int64              `json:"copied"`     // bytes that were not here yet
 	Activated  bool               `json:"activated"`  // false when only staged, or when it was active already
 	Generation uint64             `json:"generation"` // the one served from now on
+	Drops      []Release          `json:"drops"`      // that are not kept any more
 
 	// Shadows are keys of the site's own repositories behind which changes of this release disappear. The release is
 	// active whatever they say; ShadowsUnknown is why they could not be found out.
@@ -43,28 +71,69 @@ type ImportResult struct {
 
 // NoRoomError says that the disk cannot take the release. Nothing was written.
 type NoRoomError struct {
-	Path       string
-	Need, Free int64 // bytes
+	Path             string
+	Need, Free       int64 // bytes
+	Garbage, Dropped int64 // bytes that collecting garbage frees now, and once the release is active
 }
 
 func (e *NoRoomError) Error() string {
-	return fmt.Sprintf("no room in %s: %d bytes are needed, %d are free", e.Path, e.Need, e.Free)
+	return fmt.Sprintf("no room in %s: %d bytes are needed, %d are free, and collecting garbage would free %d", e.Path, e.Need, e.Free, e.Garbage)
 }
 
 // Import verifies a bundle, stores it and activates it. Cut anywhere, it can be repeated and continues; until its last
 // step, the write of active.json, the relay serves what it served before.
 func (r *Relay) Import(ctx context.Context, src media.Source, o ImportOptions) (*ImportResult, error) {
 	var res *ImportResult
-	err := r.change(ctx, func() (err error) {
-		res, err = r.runImport(ctx, src, o)
+	err := r.change(ctx, func() error {
+		i, err := r.prepare(ctx, src, o)
+		if err == nil {
+			res, err = i.run(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			// What could not be done is worth a record; that it could not be recorded is not worth hiding it.
+			err = errors.Join(err, r.record(ctx, "import-refused", refusedImport{From: o.From, Reason: err.Error()}))
+		}
 		return err
 	})
 	return res, err
 }
 
-func (r *Relay) runImport(ctx context.Context, src media.Source, o ImportOptions) (*ImportResult, error) {
+// PlanImport verifies a bundle and says what an import would do. It writes nothing.
+func (r *Relay) PlanImport(ctx context.Context, src media.Source, o ImportOptions) (*ImportPlan, error) {
+	i, err := r.prepare(ctx, src, o)
+	if err != nil {
+		return nil, err
+	}
+	return i.describe(ctx)
+}
+
+// refusedImport is what the journal says of an import that ended early.
+type refusedImport struct {
+	From   string `json:"from"`
+	Reason string `json:"reason"`
+}
+
+// importing is one import whose metadata is read and verified.
+type importing struct {
+	relay    *Relay
+	src      media.Source
+	options  ImportOptions
+	verified *attest.Verified
+	plan     *plan
+	release  Release
+	channel  string
+
+	active, next Active
+	version      state.Version // of active.json
+}
+
+// prepare reads and verifies all metadata and refuses what can be refused before the first write.
+func (r *Relay) prepare(ctx context.Context, src media.Source, o ImportOptions) (*importing, error) {
 	if len(o.Policy.ReleaseKeys) == 0 {
 		return nil, &NoTrustError{}
+	}
+	if o.Accept == nil {
+		o.Accept = NewerVersion
 	}
 	p := r.options.Progress
 	p.Report(progress.Event{Stage: "verify", Name: o.From})
@@ -72,58 +141,81 @@ func (r *Relay) runImport(ctx context.Context, src media.Source, o ImportOptions
 	if err != nil {
 		return nil, err
 	}
-	verified, err := attest.VerifyRelease(ctx, src, root, o.Policy)
-	if err != nil {
+	i := &importing{relay: r, src: src, options: o}
+	if i.verified, err = attest.VerifyRelease(ctx, src, root, o.Policy); err != nil {
 		return nil, err
 	}
-	plan, err := r.plan(ctx, src, verified)
-	if err != nil {
+	if i.plan, err = r.plan(ctx, src, i.verified); err != nil {
 		return nil, err
 	}
-	lock := plan.bundle.Lock
+	lock := i.plan.bundle.Lock
 	p.Report(progress.Event{Stage: "verify", Name: lock.Name + " " + lock.Version, End: true})
 
-	// Refuse before the first write what the commit would refuse after the last one.
-	active, err := readActive(r.dir)
+	i.release = Release{Name: lock.Name, Version: lock.Version, Bundle: i.plan.bundle.Root}
+	if i.channel = o.Channel; i.channel == "" {
+		i.channel = lock.Name
+	}
+	if err := CheckChannel(i.channel); err != nil {
+		return nil, err
+	}
+	if i.active, i.version, err = readActive(ctx, r.docs); err != nil {
+		return nil, err
+	}
+	keep, err := r.retention(ctx, i.active)
 	if err != nil {
 		return nil, err
 	}
-	release := Release{Version: lock.Version, Bundle: plan.bundle.Root}
-	if _, err := active.accept(lock.Name, release); err != nil {
+	if i.next, err = i.active.accept(i.channel, i.release, o.Accept, keep); err != nil {
 		return nil, err
 	}
-	if err := r.preflight(plan); err != nil {
+	return i, r.checkNames(ctx, i.next, i.release, lock)
+}
+
+// run stores the release and, if that is wanted, activates it.
+func (i *importing) run(ctx context.Context) (*ImportResult, error) {
+	r, pl := i.relay, i.plan
+	if err := i.preflight(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.stage(ctx, src, plan); err != nil {
+	rec := pl.record(i)
+	if err := r.record(ctx, "import", rec); err != nil {
 		return nil, err
 	}
-	rec := plan.record(verified, o.From)
-	if err := r.writeRecord(rec); err != nil {
+	if err := r.stage(ctx, i.src, pl); err != nil {
+		return nil, err
+	}
+	if err := r.writeRecord(ctx, rec); err != nil {
 		return nil, fmt.Errorf("release record: %w", err)
 	}
 	res := &ImportResult{
-		Name: lock.Name, Version: lock.Version, Bundle: plan.bundle.Root, Signatures: rec.Signatures,
-		Blobs: len(plan.nodes), Bytes: plan.bytes, Copied: plan.missingBytes, Generation: active.Generation,
+		Name: i.release.Name, Version: i.release.Version, Channel: i.channel, Bundle: i.release.Bundle, Signatures: rec.Signatures,
+		Blobs: len(pl.nodes), Bytes: pl.bytes, Copied: pl.missingBytes, Generation: i.active.Generation, Drops: []Release{},
 	}
-	if o.StageOnly {
+	if i.options.StageOnly {
 		return res, nil
 	}
-	next, err := active.accept(lock.Name, release)
-	if err != nil {
-		return nil, err
-	}
-	res.Activated = next.Generation != active.Generation
-	res.Generation = next.Generation
-	if err := r.commit(ctx, next); err != nil {
+	res.Activated = i.next.Generation != i.active.Generation
+	res.Generation = i.next.Generation
+	res.Drops = append(res.Drops, i.drops()...)
+	if err := r.commit(ctx, i.next, i.version); err != nil {
 		return res, err
 	}
-	if i, found := active.find(lock.Name); found && res.Activated {
-		if res.Shadows, err = r.shadows(ctx, active.Streams[i].Release, release); err != nil {
+	if !res.Activated {
+		return res, nil
+	}
+	if c, found := i.active.find(i.channel); found {
+		var err error
+		if res.Shadows, err = r.shadows(ctx, i.active.Channels[c].Release, i.release); err != nil {
 			res.ShadowsUnknown = err.Error()
 		}
 	}
-	return res, nil
+	return res, r.record(ctx, "activate", i.next)
+}
+
+// drops lists the releases that are kept now and would not be.
+func (i *importing) drops() []Release {
+	after := i.next.Releases()
+	return slices.DeleteFunc(i.active.Releases(), func(before Release) bool { return slices.ContainsFunc(after, before.same) })
 }
 
 // plan is what an import is going to store.
@@ -204,37 +296,13 @@ func plain(d ocispec.Descriptor) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
 }
 
-func (pl *plan) record(v *attest.Verified, from string) Record {
+func (pl *plan) record(i *importing) Record {
 	rec := Record{
-		APIVersion: recordVersion, Name: pl.bundle.Lock.Name, Version: pl.bundle.Lock.Version, Bundle: pl.bundle.Root,
-		Imported: time.Now().UTC().Truncate(time.Second).Format(time.RFC3339), From: from,
-		Signatures: []RecordSignature{}, Beside: pl.beside,
+		APIVersion: recordVersion, Name: i.release.Name, Version: i.release.Version, Channel: i.channel, Bundle: i.release.Bundle,
+		Imported: now(), From: i.options.From, Signatures: []RecordSignature{}, Beside: pl.beside,
 	}
-	for _, s := range v.Signatures() {
+	for _, s := range i.verified.Signatures() {
 		rec.Signatures = append(rec.Signatures, RecordSignature{KeyID: s.KeyID, Form: s.Form, Manifest: s.Manifest})
 	}
 	return rec
-}
-
-// reserve is the room that an import leaves, so that a full disk never stops the relay from writing its own small files.
-const reserve = 16 << 20
-
-func (r *Relay) preflight(pl *plan) error {
-	if len(pl.missing) == 0 {
-		return nil
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(r.dir, &fs); err != nil {
-		return fmt.Errorf("%s: %w", r.dir, err)
-	}
-	free := int64(fs.Bavail) * fs.Bsize
-	// A Git layer is stored as a blob, unpacked in quarantine and linked into the mirror.
-	need := 2*pl.gitBytes + reserve
-	if !r.remote {
-		need += pl.missingBytes
-	}
-	if need > free {
-		return &NoRoomError{Path: r.dir, Need: need, Free: free}
-	}
-	return nil
 }

@@ -1,24 +1,22 @@
 package relay
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
+	"path"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/plimsoll/plimsoll/attest"
-	"github.com/plimsoll/plimsoll/internal/durable"
 	"github.com/plimsoll/plimsoll/internal/strictjson"
+	"github.com/plimsoll/plimsoll/relay/state"
 )
 
 const (
 	releasesDir   = "releases"
-	recordVersion = "plimsoll.release-record.v1"
+	recordVersion = "plimsoll.release-record.v2"
 )
 
 // Record says how a release came here. It is written when all bytes of the release are in the store, before the
@@ -27,6 +25,7 @@ type Record struct {
 	APIVersion string             `json:"apiVersion"`
 	Name       string             `json:"name"`
 	Version    string             `json:"version"`
+	Channel    string             `json:"channel"`    // that it was imported for
 	Bundle     ocispec.Descriptor `json:"bundle"`     // of the index: media type, digest and size only
 	Imported   string             `json:"imported"`   // RFC 3339, the relay's own clock
 	From       string             `json:"from"`       // the reference that it was imported from
@@ -47,29 +46,33 @@ type BesideManifest struct {
 	Tag      string             `json:"tag,omitempty"`
 }
 
-func (r *Relay) recordPath(d digest.Digest) string {
-	return filepath.Join(r.dir, releasesDir, d.Encoded()+".json")
+// Release is what the record is about, as active.json names it.
+func (rec Record) Release() Release {
+	return Release{Name: rec.Name, Version: rec.Version, Bundle: rec.Bundle}
 }
 
-func (r *Relay) writeRecord(rec Record) error {
+func recordName(d digest.Digest) string { return releasesDir + "/" + d.Encoded() + ".json" }
+
+func (r *Relay) writeRecord(ctx context.Context, rec Record) error {
 	data, err := strictjson.Marshal(rec)
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(r.recordPath(rec.Bundle.Digest), data, 0o644)
+	_, err = r.docs.Write(ctx, recordName(rec.Bundle.Digest), data, state.Any)
+	return err
 }
 
 // Record reads how a release came here.
-func (r *Relay) Record(d digest.Digest) (Record, error) {
+func (r *Relay) Record(ctx context.Context, d digest.Digest) (Record, error) {
 	var rec Record
 	if err := d.Validate(); err != nil {
 		return rec, fmt.Errorf("release %q: %w", d, err)
 	}
-	data, err := os.ReadFile(r.recordPath(d))
+	doc, err := r.docs.Read(ctx, recordName(d))
 	if err != nil {
 		return rec, fmt.Errorf("release %s: %w", d, err)
 	}
-	if err := strictjson.UnmarshalCanonical(data, &rec); err != nil {
+	if err := strictjson.UnmarshalCanonical(doc.Data, &rec); err != nil {
 		return rec, fmt.Errorf("release record %s: %w", d, err)
 	}
 	if rec.APIVersion != recordVersion || rec.Bundle.Digest != d {
@@ -79,21 +82,18 @@ func (r *Relay) Record(d digest.Digest) (Record, error) {
 }
 
 // records lists all staged releases, active or not.
-func (r *Relay) records() ([]Record, error) {
-	entries, err := os.ReadDir(filepath.Join(r.dir, releasesDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+func (r *Relay) records(ctx context.Context) ([]Record, error) {
+	names, err := r.docs.List(ctx, releasesDir)
 	if err != nil {
 		return nil, err
 	}
 	var all []Record
-	for _, e := range entries {
-		hex, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok || strings.HasPrefix(hex, ".") {
-			continue // what a crash left of a half-written record
+	for _, name := range names {
+		hex, ok := strings.CutSuffix(path.Base(name), ".json")
+		if !ok {
+			continue
 		}
-		rec, err := r.Record(digest.NewDigestFromEncoded(digest.SHA256, hex))
+		rec, err := r.Record(ctx, digest.NewDigestFromEncoded(digest.SHA256, hex))
 		if err != nil {
 			return nil, err
 		}

@@ -6,17 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/plimsoll/plimsoll/internal/durable"
 	"github.com/plimsoll/plimsoll/internal/progress"
 	"github.com/plimsoll/plimsoll/registry/store"
 	"github.com/plimsoll/plimsoll/relay/gitmirror"
 	"github.com/plimsoll/plimsoll/relay/smarthttp"
+	"github.com/plimsoll/plimsoll/relay/state"
 )
 
 // Options are the relay's settings. The zero value works.
@@ -29,6 +26,14 @@ type Options struct {
 	Redirect bool   // send robots to the storage for blobs, where it can take them
 
 	GitHTTP smarthttp.Options // how Git requests are answered: queues and times
+
+	Journal Journal // what is done is recorded there; may be nil
+}
+
+// Journal is where a relay records what it accepts, refuses and does. An error of Append keeps what would be done from
+// being done.
+type Journal interface {
+	Append(ctx context.Context, kind string, detail any) error
 }
 
 // Relay is a data folder and what is in it. Several processes may have one open: changes are made under a lock, and a
@@ -36,6 +41,7 @@ type Options struct {
 type Relay struct {
 	dir     string
 	options Options
+	docs    state.Documents
 	store   *store.Store
 	remote  bool // the store is not on the disk of the data folder
 	mirror  *gitmirror.Mirror
@@ -59,7 +65,7 @@ func Open(ctx context.Context, dir string, o Options) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	return &Relay{dir: dir, options: o, store: st, remote: remote, mirror: mirror}, nil
+	return &Relay{dir: dir, options: o, docs: state.Dir(dir), store: st, remote: remote, mirror: mirror}, nil
 }
 
 // SiteDir is the folder of the site's own repositories in a data folder.
@@ -68,32 +74,30 @@ func SiteDir(dir string) string { return filepath.Join(dir, "site") }
 // Dir is the data folder.
 func (r *Relay) Dir() string { return r.dir }
 
-// change runs fn while no other process changes the data folder; a second import queues here.
-func (r *Relay) change(ctx context.Context, fn func() error) (err error) {
-	f, err := os.OpenFile(filepath.Join(r.dir, "apply.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+// change runs fn while nobody else changes what the relay has decided; a second import queues here.
+func (r *Relay) change(ctx context.Context, fn func() error) error {
+	lock, err := r.docs.Lock(ctx, func() {
+		r.options.Progress.Report(progress.Event{Stage: "wait", Note: "another import or activation is running; waiting for it"})
+	})
 	if err != nil {
 		return err
 	}
-	// Closing the file releases the lock, as the death of the process does.
-	defer func() { err = errors.Join(err, f.Close()) }()
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for waiting := false; ; {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return fn()
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("apply.lock: %w", err)
-		}
-		if !waiting {
-			waiting = true
-			r.options.Progress.Report(progress.Event{Stage: "wait", Note: "another import or activation is running; waiting for it"})
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
-	}
+	return errors.Join(fn(), lock.Unlock())
 }
+
+// record writes to the journal, if there is one.
+func (r *Relay) record(ctx context.Context, kind string, detail any) error {
+	if r.options.Journal == nil {
+		return nil
+	}
+	if err := r.options.Journal.Append(ctx, kind, detail); err != nil {
+		return &JournalError{Err: err}
+	}
+	return nil
+}
+
+// JournalError says that something was not done, because it could not be recorded.
+type JournalError struct{ Err error }
+
+func (e *JournalError) Error() string { return "journal: " + e.Err.Error() }
+func (e *JournalError) Unwrap() error { return e.Err }

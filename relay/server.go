@@ -313,7 +313,7 @@ func (s *Server) ReloadAccounts() error {
 }
 
 func (s *Server) reload(ctx context.Context) {
-	active, err := readActive(s.relay.dir)
+	active, _, err := readActive(ctx, s.relay.docs)
 	if err == nil && active.Generation == s.Generation().Number() {
 		return
 	}
@@ -341,8 +341,8 @@ func (s *Server) swap(gen *Generation) {
 	}
 	s.current.Store(gen)
 	attrs := []any{"generation", gen.Number()}
-	for _, stream := range gen.Active.Streams {
-		attrs = append(attrs, stream.Name, stream.Release.Version)
+	for _, c := range gen.Active.Channels {
+		attrs = append(attrs, c.Name, c.Release.Version)
 	}
 	s.log.Info("serving", attrs...)
 }

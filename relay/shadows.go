@@ -35,21 +35,21 @@ type SiteShadows struct {
 	Cut        bool             `json:"cut"` // there are more
 }
 
-// Shadows compares the active release of a bundle name with the one before it, and reports what the site's own
+// Shadows compares the active release of a channel with the one before it, and reports what the site's own
 // repositories set of what changed. A site without repositories has none.
 func (r *Relay) Shadows(ctx context.Context, name string) ([]SiteShadows, error) {
-	active, err := readActive(r.dir)
+	active, _, err := readActive(ctx, r.docs)
 	if err != nil {
 		return nil, err
 	}
 	i, found := active.find(name)
 	if !found {
-		return nil, fmt.Errorf("release %s: none is active", name)
+		return nil, fmt.Errorf("channel %s: no release is active", name)
 	}
-	if len(active.Streams[i].Previous) == 0 {
+	if len(active.Channels[i].Previous) == 0 {
 		return nil, nil
 	}
-	return r.shadows(ctx, active.Streams[i].Previous[0], active.Streams[i].Release)
+	return r.shadows(ctx, active.Channels[i].Previous[0], active.Channels[i].Release)
 }
 
 func (r *Relay) shadows(ctx context.Context, before, after Release) ([]SiteShadows, error) {

@@ -57,7 +57,7 @@ func (w *wiring) sources() admin.Sources {
 		Generation:   func() uint64 { return w.server.Generation().Number() },
 		Releases: func() []admin.Release {
 			var all []admin.Release
-			for _, s := range w.server.Generation().Active.Streams {
+			for _, s := range w.server.Generation().Active.Channels {
 				all = append(all, admin.Release{Name: s.Name, Version: s.Release.Version, Digest: s.Release.Bundle.Digest.String()})
 			}
 			return all

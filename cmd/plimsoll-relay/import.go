@@ -13,9 +13,9 @@ import (
 )
 
 type importFlags struct {
-	plainHTTP, stage, json bool
-	caFile, storage        string
-	progress               cli.ProgressFlag
+	plainHTTP, stage, dryRun, makeRoom, json bool
+	caFile, storage, channel                 string
+	progress                                 cli.ProgressFlag
 }
 
 func newImport(data *string) *cobra.Command {
@@ -28,6 +28,8 @@ that the release is whole, and switches to it in one step. Until that step the r
 cut anywhere, the same command continues.`,
 		Example: `  plimsoll-relay import /media/usb/robot-stack.tar
   plimsoll-relay import oci://registry.example.com/releases/robot-stack:v1.5.5
+  plimsoll-relay import --dry-run /media/usb/robot-stack.tar
+  plimsoll-relay import --channel canary oci://registry.example.com/releases/robot-stack:v1.6.0-rc1
   plimsoll-relay import --stage /media/usb/robot-stack.tar && plimsoll-relay activate robot-stack v1.5.5`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, *data, args[0]) },
@@ -36,6 +38,9 @@ cut anywhere, the same command continues.`,
 	flags.BoolVar(&f.plainHTTP, "plain-http", false, "speak HTTP without TLS to the registry of the bundle")
 	flags.StringVar(&f.caFile, "ca-file", "", "trust this CA for the registry of the bundle")
 	flags.BoolVar(&f.stage, "stage", false, "verify and store only; activate later")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "verify, and print what would be copied, kept and let go; write nothing")
+	flags.BoolVar(&f.makeRoom, "make-room", false, "collect garbage first if the release would not fit otherwise")
+	flags.StringVar(&f.channel, "channel", "", "the channel that the release is for (default: the bundle's name)")
 	flags.BoolVar(&f.json, "json", false, "print the result as JSON")
 	flags.StringVar(&f.storage, "storage", "", storageHelp)
 	f.progress.Register(cmd)
@@ -62,7 +67,21 @@ func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
 		return err
 	}
 	defer src.Close() //nolint:errcheck // only read from
-	res, err := r.Import(ctx, src, relay.ImportOptions{Policy: attest.Policy{ReleaseKeys: keys}, From: ref, StageOnly: f.stage})
+	options := relay.ImportOptions{
+		Policy: attest.Policy{ReleaseKeys: keys}, From: ref, Channel: f.channel, StageOnly: f.stage, MakeRoom: f.makeRoom,
+	}
+	if f.dryRun {
+		plan, err := r.PlanImport(ctx, src, options)
+		if err != nil {
+			return err
+		}
+		if f.json {
+			return cli.PrintJSON(cmd, plan)
+		}
+		printPlan(cmd.OutOrStdout(), plan)
+		return nil
+	}
+	res, err := r.Import(ctx, src, options)
 	if err != nil {
 		return err
 	}
@@ -71,6 +90,34 @@ func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
 	}
 	printImport(cmd.OutOrStdout(), res, f.stage)
 	return nil
+}
+
+func printPlan(w io.Writer, p *relay.ImportPlan) {
+	fmt.Fprintf(w, "%s %s  %s  for channel %s\n", p.Name, p.Version, p.Bundle.Digest, p.Channel)
+	for _, s := range p.Signatures {
+		fmt.Fprintf(w, "  signed by %s (%s)\n", s.KeyID, s.Form)
+	}
+	fmt.Fprintf(w, "  %d blobs, %s\n", p.Blobs, cli.Bytes(p.Bytes))
+	fmt.Fprintf(w, "  copies   %d blobs, %s\n", p.CopyBlobs, cli.Bytes(p.CopyBytes))
+	if p.LeftBytes > 0 {
+		fmt.Fprintf(w, "  goes on  behind %s that an import which was cut has left\n", cli.Bytes(p.LeftBytes))
+	}
+	fmt.Fprintf(w, "  skips    %d blobs that are here\n", p.Blobs-p.CopyBlobs)
+	fmt.Fprintf(w, "  room     %s needed, %s free\n", cli.Bytes(p.Need), cli.Bytes(p.Free))
+	if p.Need > p.Free {
+		fmt.Fprintf(w, "  does not fit; 'plimsoll-relay gc' would free %s\n", cli.Bytes(p.Garbage))
+	}
+	for _, rel := range p.Drops {
+		fmt.Fprintf(w, "  drops    %s\n", rel)
+	}
+	if p.Freed > 0 {
+		fmt.Fprintf(w, "  then     'plimsoll-relay gc' would free %s\n", cli.Bytes(p.Freed))
+	}
+	if p.Active {
+		fmt.Fprintf(w, "  is active already, generation %d\n", p.Generation)
+	} else {
+		fmt.Fprintf(w, "  would be active as generation %d\n", p.Generation)
+	}
 }
 
 func printImport(w io.Writer, res *relay.ImportResult, staged bool) {
@@ -86,6 +133,9 @@ func printImport(w io.Writer, res *relay.ImportResult, staged bool) {
 		fmt.Fprintf(w, "  active, generation %d\n", res.Generation)
 	default:
 		fmt.Fprintf(w, "  was active already, generation %d\n", res.Generation)
+	}
+	for _, rel := range res.Drops {
+		fmt.Fprintf(w, "  %s is not kept any more\n", rel)
 	}
 	printShadows(w, res.Shadows)
 	if res.ShadowsUnknown != "" {

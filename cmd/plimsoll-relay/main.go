@@ -8,8 +8,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/plimsoll/plimsoll/cmd/internal/cli"
+	"github.com/plimsoll/plimsoll/registry"
 	"github.com/plimsoll/plimsoll/relay"
 	"github.com/plimsoll/plimsoll/relay/gitmirror"
+	"github.com/plimsoll/plimsoll/relay/state"
 )
 
 // version is set by the linker.
@@ -31,7 +33,7 @@ read-only OCI registry and a read-only Git mirror, switched from one release to 
 	}
 	root.PersistentFlags().StringVar(&data, "data", "/var/lib/plimsoll", "the relay's data folder")
 	cobra.CheckErr(root.MarkPersistentFlagDirname("data"))
-	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data), newRobotConfig(&data),
+	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data), newChannels(&data), newPin(&data), newUnpin(&data), newSettings(&data), newRobotConfig(&data),
 		newRobot(&data), newOperator(&data), newPulls(&data), newSite(&data))
 	return root
 }
@@ -48,6 +50,12 @@ func explain(err error) (code int, hint string, ok bool) {
 		absent  *relay.NoReleaseError
 		noTrust *relay.NoTrustError
 		storage *relay.OtherStorageError
+		names   *registry.ConflictError
+		repos   *relay.GitConflictError
+		other   *relay.OtherBundleError
+		changed *state.ChangedError
+		set     *relay.SettingsError
+		journal *relay.JournalError
 	)
 	switch {
 	case errors.As(err, &noTrust):
@@ -64,6 +72,16 @@ func explain(err error) (code int, hint string, ok bool) {
 		return cli.ExitIncomplete, "build the bundle again; its Git layers lack objects that the lock names", true
 	case errors.As(err, &git), errors.As(err, &refused):
 		return cli.ExitDamaged, "build the bundle again; its Git layer is not what the lock says", true
+	case errors.As(err, &names), errors.As(err, &repos):
+		return cli.ExitDenied, "to serve the one of one channel, run 'plimsoll-relay channels precedence'", true
+	case errors.As(err, &other):
+		return cli.ExitDenied, "name another channel with --channel", true
+	case errors.As(err, &set):
+		return cli.ExitUsage, "", true
+	case errors.As(err, &changed):
+		return cli.ExitFailed, "run the command again", true
+	case errors.As(err, &journal):
+		return cli.ExitFailed, "nothing is changed that cannot be recorded; see to the disk of the data folder", true
 	case errors.As(err, &absent):
 		return cli.ExitFailed, "see 'plimsoll-relay status' for what is kept", true
 	}

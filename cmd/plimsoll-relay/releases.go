@@ -59,10 +59,10 @@ func newRollback(data *string) *cobra.Command {
 	var asJSON bool
 	var to string
 	cmd := &cobra.Command{
-		Use:   "rollback [NAME]",
+		Use:   "rollback [CHANNEL]",
 		Short: "Serve a kept release again: the one before, or the one named",
 		Long: `rollback switches back in one step, without moving a byte. Without --to it goes to the latest release served
-before that is not newer than the active one. NAME may be left out when the relay follows one bundle only.`,
+before that is not newer than the active one. CHANNEL may be left out when there is one only.`,
 		Example: `  plimsoll-relay rollback
   plimsoll-relay rollback robot-stack --to v1.5.2`,
 		Args: cobra.MaximumNArgs(1),
@@ -93,7 +93,7 @@ func switchRelease(cmd *cobra.Command, data, name string, asJSON bool, change fu
 	if asJSON {
 		return cli.PrintJSON(cmd, active)
 	}
-	for _, s := range active.Streams {
+	for _, s := range active.Channels {
 		if name == "" || s.Name == name {
 			fmt.Fprintf(cmd.OutOrStdout(), "%s %s is active, generation %d\n", s.Name, s.Release.Version, active.Generation)
 		}
@@ -112,7 +112,7 @@ func newStatus(data *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			st, err := r.Status()
+			st, err := r.Status(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -128,7 +128,7 @@ func newStatus(data *string) *cobra.Command {
 }
 
 func printStatus(w io.Writer, st relay.Status) {
-	if len(st.Streams) == 0 {
+	if len(st.Channels) == 0 {
 		fmt.Fprintf(w, "nothing is active\n")
 	} else {
 		fmt.Fprintf(w, "generation %d\n", st.Generation)
@@ -137,7 +137,7 @@ func printStatus(w io.Writer, st relay.Status) {
 		fmt.Fprintf(w, "  %-8s %s %s  %s  imported %s from %s\n", state, rec.Name, rec.Version,
 			rec.Bundle.Digest.Encoded()[:12], rec.Imported, rec.From)
 	}
-	for _, s := range st.Streams {
+	for _, s := range st.Channels {
 		row("active", s.Active)
 		for _, p := range s.Previous {
 			row("kept", p)
@@ -145,6 +145,9 @@ func printStatus(w io.Writer, st relay.Status) {
 	}
 	for _, rec := range st.Staged {
 		row("staged", rec)
+	}
+	for _, p := range st.Pinned {
+		fmt.Fprintf(w, "  pinned   %s since %s %s\n", p.Bundle.Encoded()[:12], p.Since, p.Reason)
 	}
 	if len(st.ReleaseKeys) == 0 {
 		fmt.Fprintf(w, "no release key is trusted: nothing can be imported\n")
