@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/plimsoll/plimsoll/bundle"
-	"github.com/plimsoll/plimsoll/internal/durable"
 )
 
 // Repository is a Git repository and where it is served.
@@ -63,7 +62,7 @@ func NewGeneration(n uint64, repos []Repository) (*Generation, error) {
 
 // Prepare writes generation n. Its objects must have been admitted: *IncompleteError otherwise. If the folder is there
 // with the same content it is used as it is, and nothing is asked of git; if it has other content, left by an activation
-// that never was, it is replaced. After Prepare the generation survives a power cut.
+// that never was, or by a power cut, it is replaced.
 func (m *Mirror) Prepare(ctx context.Context, n uint64, repos []Repository) (*Generation, error) {
 	g, err := NewGeneration(n, repos)
 	if err != nil {
@@ -88,8 +87,8 @@ func (m *Mirror) prepare(ctx context.Context, g *Generation) error {
 	if err != nil {
 		return err
 	}
-	if same { // the rename may have been seen but not synced before a crash
-		return durable.SyncDir(m.dir)
+	if same {
+		return nil
 	}
 	unlock, err := m.lockImport()
 	if err != nil {
@@ -109,10 +108,7 @@ func (m *Mirror) prepare(ctx context.Context, g *Generation) error {
 		return err
 	}
 	files, folders := g.layout()
-	files[packsFile] = ""
-	for _, hash := range packs {
-		files[packsFile] += hash + "\n"
-	}
+	files[packsFile] = packsText(packs)
 	return m.writeGeneration(g.number, files, folders)
 }
 
@@ -137,6 +133,8 @@ func (m *Mirror) writeGeneration(n uint64, files map[string]string, folders []st
 	}
 	defer os.RemoveAll(tmp)
 	fresh := filepath.Join(tmp, "gen")
+	// Nothing is synced: a power cut may take of it what it likes. The next start compares every file, and writes the folder
+	// anew from what was decided.
 	if err := writeRepository(fresh, files, folders); err != nil {
 		return err
 	}
@@ -148,10 +146,7 @@ func (m *Mirror) writeGeneration(n uint64, files map[string]string, folders []st
 		}
 		err = os.Rename(fresh, m.generationDir(n))
 	}
-	if err != nil {
-		return err
-	}
-	return durable.SyncDir(m.dir)
+	return err
 }
 
 // layout gives the content of the generation's folder: files, without packsFile, and those folders that hold no file.
@@ -211,7 +206,7 @@ func storeFiles() map[string]string {
 
 func storeFolders() []string { return []string{"objects/info", "objects/pack", "refs"} }
 
-// writeRepository writes files and folders beneath dir and syncs all of them. The caller renames dir into place.
+// writeRepository writes files and folders beneath dir. The caller renames dir into place.
 func writeRepository(dir string, files map[string]string, folders []string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -233,6 +228,11 @@ func writeRepository(dir string, files map[string]string, folders []string) erro
 			return err
 		}
 	}
+	return nil
+}
+
+// syncTree makes a folder and everything in it durable.
+func syncTree(dir string) error {
 	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err

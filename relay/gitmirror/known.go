@@ -3,6 +3,7 @@ package gitmirror
 import (
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -137,9 +138,24 @@ func (m *Mirror) packsOf(n uint64) (string, error) {
 	return packs, nil
 }
 
+// packsText is the content of packsFile. Its last line tells whether a power cut has left all of it.
+func packsText(packs []string) string {
+	var b strings.Builder
+	for _, hash := range packs {
+		b.WriteString(hash + "\n")
+	}
+	return b.String() + packsEnd(b.String())
+}
+
+func packsEnd(list string) string { return fmt.Sprintf("end %x\n", sha256.Sum256([]byte(list))) }
+
 // hasPacks reports whether all packs of a file are among those that the store has, which are sorted.
 func hasPacks(have []string, file string) bool {
-	for name := range strings.Lines(file) {
+	list := file[:strings.LastIndex(strings.TrimSuffix(file, "\n"), "\n")+1]
+	if file != list+packsEnd(list) {
+		return false
+	}
+	for name := range strings.Lines(list) {
 		if _, ok := slices.BinarySearch(have, strings.TrimSuffix(name, "\n")); !ok {
 			return false
 		}

@@ -138,7 +138,7 @@ func (m *Mirror) initStore() error {
 	if err != nil {
 		return err
 	}
-	if err := writeRepository(tmp, storeFiles(), storeFolders()); err != nil {
+	if err := errors.Join(writeRepository(tmp, storeFiles(), storeFolders()), syncTree(tmp)); err != nil {
 		return errors.Join(err, os.RemoveAll(tmp))
 	}
 	if err := os.Rename(tmp, m.path(storeName)); err != nil {
