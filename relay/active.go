@@ -26,8 +26,8 @@ const activeFile = "active.json"
 // this and from the store.
 type Active struct {
 	APIVersion string    `json:"apiVersion"`
-	Generation uint64    `json:"generation"` // rises by one with each change of what is served
-	Channels   []Channel `json:"channels"`   // sorted by name
+	Generation uint64    `json:"generation"`     // rises by one with each change of what is served
+	Channels   []Channel `json:"channels"`       // sorted by name
 	Pins       []Pin     `json:"pins,omitempty"` // sorted by bundle
 
 	// Precedence names channels that may serve the same tag or Git repository with different content: it is the earlier
@@ -276,7 +276,9 @@ func (a Active) find(channel string) (int, bool) {
 func (r Release) same(other Release) bool { return r.Bundle.Digest == other.Bundle.Digest }
 
 // is tells whether a version or digest names the release.
-func (r Release) is(wanted string) bool { return r.Version == wanted || r.Bundle.Digest.String() == wanted }
+func (r Release) is(wanted string) bool {
+	return r.Version == wanted || r.Bundle.Digest.String() == wanted
+}
 
 func (r Release) String() string { return r.Name + " " + r.Version }
 

@@ -31,9 +31,9 @@ type Generation struct {
 	Git      *gitmirror.Generation
 	Problems []string // kept releases that could not be loaded; what is active is whole
 
-	parts  []*part // of all releases
-	active []*part // of the active ones
-	header []string         // the value of GenerationHeader
+	parts  []*part  // of all releases
+	active []*part  // of the active ones
+	header []string // the value of GenerationHeader
 
 	gitHosts map[string]struct{} // of the mirrored repositories
 }

@@ -14,14 +14,14 @@ import (
 
 // Status is what the data folder says about the relay.
 type Status struct {
-	Generation  uint64         `json:"generation"`
+	Generation  uint64          `json:"generation"`
 	Channels    []ChannelStatus `json:"channels"`
-	Staged      []Record        `json:"staged"`     // imported, not served and not kept by a channel
-	Pinned      []Pin           `json:"pinned"`     //
-	Promised    []digest.Digest `json:"promised"`   // bundles that the last receipt said to be here
-	Precedence  []string        `json:"precedence"` // of channels that serve the same names
-	Keep        int             `json:"keep"`       // releases of each channel
-	ReleaseKeys []string       `json:"releaseKeys"` // ids of the trusted release keys
+	Staged      []Record        `json:"staged"`      // imported, not served and not kept by a channel
+	Pinned      []Pin           `json:"pinned"`      //
+	Promised    []digest.Digest `json:"promised"`    // bundles that the last receipt said to be here
+	Precedence  []string        `json:"precedence"`  // of channels that serve the same names
+	Keep        int             `json:"keep"`        // releases of each channel
+	ReleaseKeys []string        `json:"releaseKeys"` // ids of the trusted release keys
 }
 
 // ChannelStatus is one channel with the releases that are here.

@@ -82,7 +82,7 @@ func (r *Relay) URL(path string) string { return "https://" + r.Addr + path }
 
 // WaitGeneration waits until the relay answers from a generation.
 func (r *Relay) WaitGeneration(ctx context.Context, generation string) error {
-	ticker := time.NewTicker(20 * time.Millisecond)
+	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL("/v2/"), nil)
