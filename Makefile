@@ -3,7 +3,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test check race lint vuln fuzz e2e bench bench-build bench-serve clean
+.PHONY: build demo test check race lint vuln fuzz e2e bench bench-build bench-serve faults clean
 
 build: ## the four programs, into bin/
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -36,6 +36,9 @@ race: build
 
 e2e: build ## the heavy suites: real cosign, Helm 4, S3, kill -9, load, hostile clients
 	$(GO) test -tags e2e -count 1 -v -timeout 60m ./integration ./registry/store
+
+faults: ## every write, sync, rename and removal of the relay's changes goes wrong in each way; power cuts at random (needs root and /dev/fuse)
+	$(GO) test -tags faults -count 1 -v -run 'TestFaults$$|TestPowerCuts$$' -timeout 60m ./integration
 
 bench: build ## memory and time of build and import with a 1 GiB layer
 	$(GO) test -tags bench -count 1 -v -run 'TestBench(LargeLayer|Build)' -timeout 30m ./integration

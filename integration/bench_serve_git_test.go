@@ -40,24 +40,6 @@ func makeRepository(t testing.TB, f *fixture, dir string) {
 	f.git(t, "", "-C", dir, "repack", "-adfq")
 }
 
-// git runs git without the settings of the machine.
-func (f *fixture) git(t testing.TB, stdin string, args ...string) string {
-	t.Helper()
-	cmd := f.gitCommand(args...)
-	cmd.Stdin = strings.NewReader(stdin)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-func (f *fixture) gitCommand(args ...string) *exec.Cmd {
-	cmd := exec.Command("git", args...)
-	cmd.Env = append(os.Environ(), "HOME="+f.dir, "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_TERMINAL_PROMPT=0")
-	return cmd
-}
-
 // startBackend serves the repository by git http-backend: as git clone left it, or after git gc, which writes a bitmap.
 func (s *site) startBackend(gc bool) *process {
 	s.t.Helper()

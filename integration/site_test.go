@@ -102,6 +102,24 @@ func (f *fixture) run(name string, args ...string) (string, error) {
 	return f.command(name, args...).output()
 }
 
+// git runs git without the settings of the machine.
+func (f *fixture) git(t testing.TB, stdin string, args ...string) string {
+	t.Helper()
+	cmd := f.gitCommand(args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func (f *fixture) gitCommand(args ...string) *exec.Cmd {
+	cmd := exec.Command("git", args...)
+	cmd.Env = append(os.Environ(), "HOME="+f.dir, "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_TERMINAL_PROMPT=0")
+	return cmd
+}
+
 type command struct{ *exec.Cmd }
 
 func (f *fixture) command(name string, args ...string) command {

@@ -58,7 +58,10 @@ func (r *Relay) Load(ctx context.Context) (*Generation, error) {
 }
 
 // commit prepares and checks everything that the next state serves, and then makes it the one that is served.
-func (r *Relay) commit(ctx context.Context, next Active, replaces state.Version) error {
+//
+// What it is about to do is recorded before, under the word that the journal has for it, and nothing is done that cannot be
+// recorded. That it was done is recorded afterwards, if that is possible; a start records what it serves in any case.
+func (r *Relay) commit(ctx context.Context, kind string, next Active, replaces state.Version) error {
 	p := r.options.Progress
 	p.Report(progress.Event{Stage: "check"})
 	gen, err := r.generation(ctx, next)
@@ -69,7 +72,7 @@ func (r *Relay) commit(ctx context.Context, next Active, replaces state.Version)
 		return err
 	}
 	p.Report(progress.Event{Stage: "check", End: true})
-	if err := writeActive(ctx, r.docs, next, replaces); err != nil {
+	if err := r.write(ctx, kind, next, replaces); err != nil {
 		return err
 	}
 	p.Report(progress.Event{Stage: "activate", End: true, Note: fmt.Sprintf("generation %d", next.Generation)})
@@ -336,19 +339,38 @@ func (r *Relay) switchTo(ctx context.Context, kind string, change func(Active, r
 		}
 		switch {
 		case next.Generation != active.Generation:
-			err = r.commit(ctx, next, version)
+			return r.commit(ctx, kind, next, version)
 		case !reflect.DeepEqual(next, active):
-			err = writeActive(ctx, r.docs, next, version)
-		default:
-			return nil
+			return r.write(ctx, kind, next, version)
 		}
-		if err != nil {
-			return err
-		}
-		return r.record(ctx, kind, next)
+		return nil
 	})
 	return next, err
 }
+
+// write replaces active.json between two records.
+func (r *Relay) write(ctx context.Context, kind string, next Active, replaces state.Version) error {
+	if err := r.record(ctx, kind, next); err != nil {
+		return err
+	}
+	if err := writeActive(ctx, r.docs, next, replaces); err != nil {
+		r.note(ctx, kind+"-refused", refusedChange{Generation: next.Generation, Reason: err.Error()})
+		return err
+	}
+	r.note(ctx, kind+"-done", done{Generation: next.Generation})
+	return nil
+}
+
+// What the journal says of a change that was written, and of one that was not.
+type (
+	done struct {
+		Generation uint64 `json:"generation"`
+	}
+	refusedChange struct {
+		Generation uint64 `json:"generation"`
+		Reason     string `json:"reason"`
+	}
+)
 
 // retention is what the settings, the pins and the receipts say about a state.
 func (r *Relay) retention(ctx context.Context, a Active) (retention, error) {

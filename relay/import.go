@@ -90,8 +90,7 @@ func (r *Relay) Import(ctx context.Context, src media.Source, o ImportOptions) (
 			res, err = i.run(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
-			// What could not be done is worth a record; that it could not be recorded is not worth hiding it.
-			err = errors.Join(err, r.record(ctx, "import-refused", refusedImport{From: o.From, Reason: err.Error()}))
+			r.note(ctx, "import-refused", refusedImport{From: o.From, Reason: err.Error()})
 		}
 		return err
 	})
@@ -197,11 +196,15 @@ func (i *importing) run(ctx context.Context) (*ImportResult, error) {
 	res.Activated = i.next.Generation != i.active.Generation
 	res.Generation = i.next.Generation
 	res.Drops = append(res.Drops, i.drops()...)
-	if err := r.commit(ctx, i.next, i.version); err != nil {
+	if !res.Activated { // but what was lost of it may have come back
+		gen, err := r.generation(ctx, i.active)
+		if err == nil {
+			err = gen.check(ctx, r)
+		}
 		return res, err
 	}
-	if !res.Activated {
-		return res, nil
+	if err := r.commit(ctx, "activate", i.next, i.version); err != nil {
+		return res, err
 	}
 	if c, found := i.active.find(i.channel); found {
 		var err error
@@ -209,7 +212,7 @@ func (i *importing) run(ctx context.Context) (*ImportResult, error) {
 			res.ShadowsUnknown = err.Error()
 		}
 	}
-	return res, r.record(ctx, "activate", i.next)
+	return res, nil
 }
 
 // drops lists the releases that are kept now and would not be.

@@ -57,7 +57,7 @@ func Open(ctx context.Context, dir string, o Options) (*Relay, error) {
 			return nil, fmt.Errorf("data folder: %w", err)
 		}
 	}
-	st, remote, err := openStore(ctx, dir, o)
+	st, docs, remote, err := openStore(ctx, dir, o)
 	if err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
@@ -65,7 +65,7 @@ func Open(ctx context.Context, dir string, o Options) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	return &Relay{dir: dir, options: o, docs: state.Dir(dir), store: st, remote: remote, mirror: mirror}, nil
+	return &Relay{dir: dir, options: o, docs: docs, store: st, remote: remote, mirror: mirror}, nil
 }
 
 // SiteDir is the folder of the site's own repositories in a data folder.
@@ -94,6 +94,13 @@ func (r *Relay) record(ctx context.Context, kind string, detail any) error {
 		return &JournalError{Err: err}
 	}
 	return nil
+}
+
+// note writes to the journal what happened already, or was refused: that this cannot be recorded does not change it.
+func (r *Relay) note(ctx context.Context, kind string, detail any) {
+	if err := r.record(ctx, kind, detail); err != nil {
+		r.options.Progress.Report(progress.Event{Stage: "journal", End: true, Note: err.Error()})
+	}
 }
 
 // JournalError says that something was not done, because it could not be recorded.

@@ -14,12 +14,14 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/plimsoll/plimsoll/registry"
 	"github.com/plimsoll/plimsoll/relay/access"
 	"github.com/plimsoll/plimsoll/relay/admin"
 	"github.com/plimsoll/plimsoll/relay/seen"
 	"github.com/plimsoll/plimsoll/relay/siterepo"
+	"github.com/plimsoll/plimsoll/relay/state"
 	"github.com/plimsoll/plimsoll/relay/traffic"
 )
 
@@ -237,9 +239,29 @@ func clientName(who access.Identity, req *http.Request) string {
 }
 
 // Follow swaps the generation whenever active.json changes, and reads the accounts again when those change, until ctx
-// ends. An import runs in a process of its own and only writes the file; a generation that cannot be loaded leaves the
-// one that is served in place.
+// ends. An import runs in a process of its own, or on another relay, and only writes the document; a generation that
+// cannot be loaded leaves the one that is served in place.
 func (s *Server) Follow(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	remote, ok := s.relay.docs.(state.Watcher)
+	if ok { // on its own: a bucket that does not answer must not keep the accounts from being read
+		served := make(chan *Generation, 1)
+		g.Go(func() error {
+			defer close(served)
+			s.followRemote(ctx, remote, served)
+			return nil
+		})
+		g.Go(func() error {
+			s.makeBitmaps(ctx, served)
+			return nil
+		})
+	}
+	g.Go(func() error { return s.followFolder(ctx, !ok) })
+	return g.Wait()
+}
+
+// followFolder follows what is in the data folder: the accounts, and active.json if it is there.
+func (s *Server) followFolder(ctx context.Context, active bool) error {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", activeFile, err)
@@ -265,9 +287,81 @@ func (s *Server) Follow(ctx context.Context) error {
 			s.log.Warn("watching the data folder", "error", err)
 		case <-ticker.C:
 		}
-		s.reload(ctx)
+		if active {
+			s.reload(ctx)
+		}
 		s.followAccounts()
 	}
+}
+
+// followRemote asks for the version of active.json again and again, and loads the generation of a new one. While that is
+// not possible it tries again each time. Those that it serves it sends on, the latest one if they are not received.
+func (s *Server) followRemote(ctx context.Context, docs state.Watcher, served chan *Generation) {
+	ticker := time.NewTicker(followInterval)
+	defer ticker.Stop()
+	known := state.Any // no document has this version
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		changed, err := s.changed(ctx, docs, known)
+		if err != nil {
+			s.inTrouble(ctx, noAnswer, err)
+			continue
+		}
+		if !changed {
+			if s.trouble != "" {
+				s.trouble = ""
+				s.log.Info("the bucket answers again", "serving", s.Generation().Number())
+			}
+			continue
+		}
+		known = state.Any
+		before := s.Generation().Number()
+		version, ok := s.reload(ctx)
+		if !ok {
+			continue
+		}
+		known = version
+		if gen := s.Generation(); gen.Number() != before {
+			s.prune(ctx, gen.Number())
+			select {
+			case <-served:
+			default:
+			}
+			served <- gen
+		}
+	}
+}
+
+// prune removes the Git generations that no request can be reading any more. Where the import runs on this machine it has
+// done that; here it was another relay's. It must not run while a generation is loaded.
+func (s *Server) prune(ctx context.Context, n uint64) {
+	keep := []uint64{n + 1} // an import on this machine may be about to commit it
+	for ; n > 0 && len(keep) <= keptGenerations; n-- {
+		keep = append(keep, n)
+	}
+	if err := s.relay.mirror.Prune(ctx, keep...); err != nil && ctx.Err() == nil {
+		s.log.Warn("old Git generations are left", "error", err)
+	}
+}
+
+// makeBitmaps lets git write bitmaps of what is served. It may take long, and the relay goes on following meanwhile.
+func (s *Server) makeBitmaps(ctx context.Context, served <-chan *Generation) {
+	for gen := range served {
+		if err := s.relay.mirror.Bitmap(ctx, gen.Git); err != nil && ctx.Err() == nil {
+			s.log.Warn("the Git mirror has no bitmaps", "generation", gen.Number(), "error", err)
+		}
+	}
+}
+
+// changed asks within the time that a relay may lag behind.
+func (s *Server) changed(ctx context.Context, docs state.Watcher, known state.Version) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*followInterval)
+	defer cancel()
+	return docs.Changed(ctx, activeFile, known)
 }
 
 // followAccounts reads the accounts again when their file is another one.
@@ -312,26 +406,37 @@ func (s *Server) ReloadAccounts() error {
 	return err
 }
 
-func (s *Server) reload(ctx context.Context) {
-	active, _, err := readActive(ctx, s.relay.docs)
+// reload serves what active.json says now, and gives its version. It is not ok when that cannot be served.
+func (s *Server) reload(ctx context.Context) (version state.Version, ok bool) {
+	active, version, err := readActive(ctx, s.relay.docs)
 	if err == nil && active.Generation == s.Generation().Number() {
-		return
+		s.trouble = ""
+		return version, true
 	}
 	var gen *Generation
 	if err == nil {
 		gen, err = s.relay.generation(ctx, active)
 	}
 	if err != nil {
-		if text := err.Error(); ctx.Err() == nil && text != s.trouble {
-			s.trouble = text
-			s.log.Error("the new generation cannot be served; the old one stays", "serving", s.Generation().Number(), "error", err)
-		}
-		return
+		s.inTrouble(ctx, err.Error(), err)
+		return version, false
 	}
 	s.trouble = ""
 	s.swap(gen)
 	if s.options.Swapped != nil {
 		s.options.Swapped(gen)
+	}
+	return version, true
+}
+
+// noAnswer is the trouble of a bucket that does not answer: each error may have another text, as it names ports.
+const noAnswer = "no answer"
+
+// inTrouble logs why the server does not follow, unless that is what it said last.
+func (s *Server) inTrouble(ctx context.Context, trouble string, err error) {
+	if ctx.Err() == nil && trouble != s.trouble {
+		s.trouble = trouble
+		s.log.Error("a new generation cannot be served; the old one stays", "serving", s.Generation().Number(), "error", err)
 	}
 }
 

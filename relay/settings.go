@@ -18,6 +18,8 @@ const (
 	defaultKeep = 3
 	minKeep     = 2 // the active release and one to roll back to
 	maxKeep     = 64
+
+	clockFormat = "15:04" // of a time of day
 )
 
 // Settings are what an operator decides about a relay as long as it runs. The zero value of a field is its default.
@@ -63,7 +65,7 @@ func (s Scrub) validate() error {
 		if at == "" {
 			continue
 		}
-		if _, err := time.Parse("15:04", at); err != nil {
+		if _, err := time.Parse(clockFormat, at); err != nil {
 			return fmt.Errorf("scrub: %q is no time of day, want 22:00", at)
 		}
 	}

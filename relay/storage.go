@@ -11,6 +11,7 @@ import (
 	"github.com/plimsoll/plimsoll/internal/durable"
 	"github.com/plimsoll/plimsoll/internal/strictjson"
 	"github.com/plimsoll/plimsoll/registry/store"
+	"github.com/plimsoll/plimsoll/relay/state"
 )
 
 const (
@@ -33,11 +34,12 @@ func (e *OtherStorageError) Error() string {
 }
 
 // openStore opens the store that a data folder has its blobs in, and remembers the one that is given first. Remote says
-// that it is not on the disk of the folder.
-func openStore(ctx context.Context, dir string, o Options) (st *store.Store, remote bool, err error) {
+// that it is not on the disk of the folder. The documents that the relay decides by are with the blobs in a bucket, where
+// other relays may share both, and else in the folder.
+func openStore(ctx context.Context, dir string, o Options) (st *store.Store, docs state.Documents, remote bool, err error) {
 	have, err := readStorage(dir)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
 	blobs := filepath.Join(dir, "store")
 	url := have.URL
@@ -45,23 +47,34 @@ func openStore(ctx context.Context, dir string, o Options) (st *store.Store, rem
 		used, err := hasFiles(blobs)
 		switch {
 		case err != nil:
-			return nil, false, err
+			return nil, nil, false, err
 		case url != "":
-			return nil, false, &OtherStorageError{Dir: dir, Have: url, Wanted: o.Storage}
+			return nil, nil, false, &OtherStorageError{Dir: dir, Have: url, Wanted: o.Storage}
 		case used:
-			return nil, false, &OtherStorageError{Dir: dir, Have: blobs, Wanted: o.Storage}
+			return nil, nil, false, &OtherStorageError{Dir: dir, Have: blobs, Wanted: o.Storage}
 		}
 		url = o.Storage
 	}
-	st, err = store.OpenURL(ctx, url, store.Options{Dir: blobs, Redirect: o.Redirect})
-	if err != nil || url == have.URL {
-		return st, url != "", err
+	if st, err = store.OpenURL(ctx, url, store.Options{Dir: blobs, Redirect: o.Redirect}); err != nil {
+		return nil, nil, false, err
+	}
+	docs = state.Dir(dir)
+	if objects := st.Objects(); objects != nil {
+		docs = state.Bucket(objects, state.BucketOptions{Dir: dir, Fenced: []string{activeFile}})
+	}
+	if url == have.URL {
+		return st, docs, url != "", nil
+	}
+	if c, ok := docs.(state.Checker); ok { // before anything is put there
+		if err := c.Check(ctx); err != nil {
+			return nil, nil, false, err
+		}
 	}
 	data, err := strictjson.Marshal(storage{APIVersion: storageVersion, URL: url})
 	if err != nil {
-		return nil, false, err
+		return nil, nil, false, err
 	}
-	return st, true, durable.WriteFile(filepath.Join(dir, storageFile), data, 0o644)
+	return st, docs, true, durable.WriteFile(filepath.Join(dir, storageFile), data, 0o644)
 }
 
 // hasFiles reports whether anything but folders is below dir.

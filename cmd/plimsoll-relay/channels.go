@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -78,38 +80,90 @@ func holdRelease(cmd *cobra.Command, data, now string, change func(*relay.Relay)
 	return nil
 }
 
+// settingsFlags are what can be set; those that were given are.
+type settingsFlags struct {
+	keep  int
+	scrub bool
+	rate  cli.ByteRate
+	every time.Duration
+	hours string
+	json  bool
+}
+
 func newSettings(data *string) *cobra.Command {
-	var asJSON bool
-	var keep int
+	var f settingsFlags
 	cmd := &cobra.Command{
 		Use:   "settings",
-		Short: "Show or change how many releases are kept",
+		Short: "Show or change how many releases are kept, and when blobs are read again",
 		Example: `  plimsoll-relay settings
-  plimsoll-relay settings --keep 5`,
+  plimsoll-relay settings --keep 5
+  plimsoll-relay settings --scrub-hours 22:00-05:00 --scrub-rate 40MB --scrub-every 336h`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			r, err := relay.Open(cmd.Context(), *data, relay.Options{})
-			if err != nil {
-				return err
-			}
-			s, err := r.Settings(cmd.Context())
-			if err == nil && cmd.Flags().Changed("keep") {
-				s, err = r.ChangeSettings(cmd.Context(), func(s *relay.Settings) error {
-					s.Keep = keep
-					return nil
-				})
-			}
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return cli.PrintJSON(cmd, s)
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "keeps %d releases of each channel\n", s.KeepReleases())
-			return nil
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, *data) },
 	}
-	cmd.Flags().IntVar(&keep, "keep", 0, "releases of each channel that are kept, the active one among them")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the settings as JSON")
+	flags := cmd.Flags()
+	flags.IntVar(&f.keep, "keep", 0, "releases of each channel that are kept, the active one among them")
+	flags.BoolVar(&f.scrub, "scrub", true, "read blobs again while serving, to find what the disk has damaged")
+	flags.Var(&f.rate, "scrub-rate", "how fast, in bytes a second (16MiB)")
+	flags.DurationVar(&f.every, "scrub-every", 0, "how old a blob's last check may become (720h)")
+	flags.StringVar(&f.hours, "scrub-hours", "", "quiet hours by the box's clock, 22:00-05:00; empty: at any time")
+	flags.BoolVar(&f.json, "json", false, "print the settings as JSON")
 	return cmd
+}
+
+func (f *settingsFlags) run(cmd *cobra.Command, data string) error {
+	r, err := relay.Open(cmd.Context(), data, relay.Options{})
+	if err != nil {
+		return err
+	}
+	given := false
+	for _, name := range []string{"keep", "scrub", "scrub-rate", "scrub-every", "scrub-hours"} {
+		given = given || cmd.Flags().Changed(name)
+	}
+	s, err := r.Settings(cmd.Context())
+	if err == nil && given {
+		s, err = r.ChangeSettings(cmd.Context(), func(s *relay.Settings) error { return f.apply(cmd, s) })
+	}
+	if err != nil {
+		return err
+	}
+	if f.json {
+		return cli.PrintJSON(cmd, s)
+	}
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "keeps %d releases of each channel\n", s.KeepReleases())
+	if s.Scrub.Off {
+		fmt.Fprintln(out, "does not read blobs again")
+		return nil
+	}
+	fmt.Fprintf(out, "reads blobs again every %s, %s a second", s.Scrub.Interval(), cli.Bytes(s.Scrub.BytesPerSecond()))
+	if s.Scrub.From != "" {
+		fmt.Fprintf(out, ", from %s to %s", s.Scrub.From, s.Scrub.To)
+	}
+	fmt.Fprintln(out)
+	return nil
+}
+
+func (f *settingsFlags) apply(cmd *cobra.Command, s *relay.Settings) error {
+	set := cmd.Flags().Changed
+	if set("keep") {
+		s.Keep = f.keep
+	}
+	if set("scrub") {
+		s.Scrub.Off = !f.scrub
+	}
+	if set("scrub-rate") {
+		s.Scrub.Rate = int64(f.rate)
+	}
+	if set("scrub-every") {
+		s.Scrub.Every = f.every.String()
+	}
+	if set("scrub-hours") {
+		from, to, ok := strings.Cut(f.hours, "-")
+		if f.hours != "" && !ok {
+			return cli.Usagef("--scrub-hours %q: want 22:00-05:00", f.hours)
+		}
+		s.Scrub.From, s.Scrub.To = from, to
+	}
+	return nil
 }

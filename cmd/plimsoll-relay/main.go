@@ -19,7 +19,9 @@ var version = "devel"
 
 func main() { os.Exit(run()) }
 
-func run() int { return cli.Main(newRoot(), explain, explainAccounts) }
+func run() int {
+	return cli.Main(newRoot(), explain, explainAccounts, explainStore, explainGC, explainCheck, explainJournal)
+}
 
 func newRoot() *cobra.Command {
 	var data string
@@ -33,8 +35,8 @@ read-only OCI registry and a read-only Git mirror, switched from one release to 
 	}
 	root.PersistentFlags().StringVar(&data, "data", "/var/lib/plimsoll", "the relay's data folder")
 	cobra.CheckErr(root.MarkPersistentFlagDirname("data"))
-	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data), newChannels(&data), newPin(&data), newUnpin(&data), newSettings(&data), newRobotConfig(&data),
-		newRobot(&data), newOperator(&data), newPulls(&data), newSite(&data))
+	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data), newChannels(&data), newPin(&data), newUnpin(&data), newSettings(&data), newCheck(&data), newGC(&data), newDrop(&data), newScrub(&data), newHeal(&data), newHooks(&data), newRobotConfig(&data),
+		newRobot(&data), newOperator(&data), newPulls(&data), newReceipt(&data), newJournal(&data), newSite(&data))
 	return root
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/plimsoll/plimsoll/relay"
 	"github.com/plimsoll/plimsoll/relay/access"
 	"github.com/plimsoll/plimsoll/relay/admin"
+	"github.com/plimsoll/plimsoll/relay/hooks"
 	"github.com/plimsoll/plimsoll/relay/seen"
 	"github.com/plimsoll/plimsoll/relay/siteca"
 	"github.com/plimsoll/plimsoll/relay/siterepo"
@@ -58,6 +59,7 @@ type wiring struct {
 	adverts *traffic.Queue
 	seen    *seen.DB // may be nil
 	metrics *admin.Metrics
+	hooks   *hooks.Runner
 
 	robots, admins net.Listener // admins may be nil
 }
@@ -107,9 +109,12 @@ func (w *wiring) open(ctx context.Context) error {
 	}
 	w.server, err = w.relay.NewServer(ctx, relay.ServerOptions{
 		Log: w.log, AccessLog: f.accessLog, Guard: w.guard, Traffic: w.traffic, Seen: w.seen, Metrics: w.metrics,
-		Site: site, Hosts: f.hosts, Swapped: w.nameServed,
+		Site: site, Hosts: f.hosts, Swapped: w.swapped,
 	})
 	if err != nil {
+		return err
+	}
+	if w.hooks, err = w.newRunner(); err != nil {
 		return err
 	}
 	return w.listen()
@@ -226,6 +231,7 @@ func (w *wiring) run(ctx context.Context) error {
 		w.serve(ctx, g, admins, w.admins)
 	}
 	g.Go(func() error { return w.server.Follow(ctx) })
+	g.Go(func() error { return w.hooks.Run(ctx) })
 	if w.keeper != nil {
 		g.Go(func() error { return w.keeper.Run(ctx) })
 	}

@@ -20,7 +20,7 @@ var version = "devel"
 
 func main() { os.Exit(run()) }
 
-func run() int { return cli.Main(newRoot(), explain, explainRebuild) }
+func run() int { return cli.Main(newRoot(), explain, explainRebuild, explainReceipt) }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
@@ -36,7 +36,7 @@ A bundle is an OCI artifact. Wherever a command takes one, write
 		Version: version,
 		Args:    cobra.NoArgs,
 	}
-	root.AddCommand(newBuild(), newLock(), newRebuild(), newFindImages(), newVerify(), newInspect(), newDiff(), newCopy(), newKeys())
+	root.AddCommand(newBuild(), newLock(), newRebuild(), newFindImages(), newVerify(), newInspect(), newDiff(), newCopy(), newKeys(), newReceipt())
 	return root
 }
 

@@ -31,6 +31,8 @@ type files struct {
 	dir    string   // of the filesystem driver; empty for all others
 	shards sync.Map // folders known to survive a power cut
 
+	distrusted sync.Map // digest → fs.FileInfo of a damaged file that the disk does not let go of; see Quarantine
+
 	syncDir func(dir string) error // durable.SyncDir; tests watch it, because only a power cut would show that it is missing
 }
 
@@ -61,6 +63,9 @@ func openFiles(dir string) (*files, error) {
 }
 
 func (f *files) stat(ctx context.Context, d digest.Digest) (int64, error) {
+	if f.isDistrusted(d, nil) {
+		return 0, &fs.PathError{Op: "stat", Path: blobPath(d), Err: fs.ErrNotExist}
+	}
 	return f.size(ctx, blobPath(d))
 }
 
@@ -88,6 +93,9 @@ func (f *files) open(ctx context.Context, d digest.Digest) (*Blob, error) {
 		fi, err := file.Stat()
 		if err != nil {
 			return nil, errors.Join(err, file.Close())
+		}
+		if f.isDistrusted(d, fi) {
+			return nil, errors.Join(&fs.PathError{Op: "open", Path: p, Err: fs.ErrNotExist}, file.Close())
 		}
 		return &Blob{ReadSeekCloser: file, Size: fi.Size()}, nil
 	}
@@ -191,7 +199,7 @@ func (f *files) publish(ctx context.Context, d digest.Digest) error {
 	if err := f.settle(d); err != nil {
 		return err
 	}
-	if err := f.driver.Move(ctx, ingestPath(d), blobPath(d)); err != nil {
+	if err := f.move(ctx, d); err != nil {
 		return cause(err)
 	}
 	if f.dir == "" {
@@ -203,6 +211,22 @@ func (f *files) publish(ctx context.Context, d digest.Digest) error {
 		return err
 	}
 	return nil
+}
+
+// move renames a verified file to its place. A folder that has its name goes: it would keep the blob out for ever.
+func (f *files) move(ctx context.Context, d digest.Digest) error {
+	err := f.driver.Move(ctx, ingestPath(d), blobPath(d))
+	if err == nil || f.dir == "" {
+		return err
+	}
+	fi, statErr := os.Lstat(f.blobFile(d))
+	if statErr != nil || !fi.IsDir() {
+		return err
+	}
+	if _, statErr = f.quarantine(d, Sighting{file: fi}); statErr != nil {
+		return errors.Join(err, statErr)
+	}
+	return f.driver.Move(ctx, ingestPath(d), blobPath(d))
 }
 
 // discard removes an unfinished file, if there is one.

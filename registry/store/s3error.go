@@ -113,8 +113,12 @@ func meaning(code string, status int, message string) error {
 		return fs.ErrPermission
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "StorageFull", "EntityTooLargeForQuota":
 		return syscall.ENOSPC
+	case "PreconditionFailed", "ConditionalRequestConflict", "OperationAborted":
+		return ErrPrecondition
 	}
 	switch {
+	case status == http.StatusPreconditionFailed:
+		return ErrPrecondition
 	case status == http.StatusInsufficientStorage || strings.Contains(message, "no space left on device"):
 		return syscall.ENOSPC
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:

@@ -237,6 +237,10 @@ func (f *fakeS3) object(w http.ResponseWriter, r *http.Request, op, key string, 
 			UploadId string
 		}{UploadId: id})
 	case "Put":
+		if match := r.Header.Get("If-Match"); match != "" && (!there || etagOf(data) != match) || r.Header.Get("If-None-Match") != "" && there {
+			s3Fail(w, http.StatusPreconditionFailed, "PreconditionFailed")
+			return
+		}
 		f.objects[key] = body
 		f.done(op, key)
 		w.Header().Set("ETag", etagOf(body))
@@ -257,8 +261,9 @@ func (f *fakeS3) object(w http.ResponseWriter, r *http.Request, op, key string, 
 func (f *fakeS3) list(w http.ResponseWriter, r *http.Request) {
 	const page = 7 // small, so that every test turns pages
 	type object struct {
-		Key  string
-		Size int
+		Key          string
+		Size         int
+		LastModified string
 	}
 	var out struct {
 		XMLName               xml.Name `xml:"ListBucketResult"`
@@ -275,7 +280,7 @@ func (f *fakeS3) list(w http.ResponseWriter, r *http.Request) {
 			out.IsTruncated, out.NextContinuationToken = true, out.Contents[page-1].Key
 			break
 		}
-		out.Contents = append(out.Contents, object{key, len(f.objects[key])})
+		out.Contents = append(out.Contents, object{key, len(f.objects[key]), "2026-01-02T03:04:05.000Z"})
 	}
 	s3Answer(w, out)
 }

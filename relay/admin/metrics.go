@@ -34,6 +34,9 @@ type Metrics struct {
 	inFlight prometheus.Gauge
 	refused  map[string]prometheus.Counter // read only
 	store    prometheus.Counter
+
+	scrubbed, scrubbedBytes, damaged, healed prometheus.Counter
+	missing, scrubEnd                        prometheus.Gauge
 }
 
 // kindMetrics are the counters of one kind, found once: looking labels up takes longer than counting.
@@ -56,6 +59,18 @@ func NewMetrics(o MetricsOptions) *Metrics {
 			Name: "plimsoll_requests_in_flight", Help: "Requests of robots that are being answered."}),
 		store: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "plimsoll_store_problems_total", Help: "Answers that failed because content which must be in the store was absent or unreadable."}),
+		scrubbed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "plimsoll_scrubbed_blobs_total", Help: "Blobs that were read again to see whether the disk has kept them."}),
+		scrubbedBytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "plimsoll_scrubbed_bytes_total", Help: "Bytes of them."}),
+		damaged: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "plimsoll_damaged_blobs_total", Help: "Blobs that the disk has changed or does not give any more."}),
+		healed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "plimsoll_healed_blobs_total", Help: "Missing blobs that the serving relay brought from where their releases came from."}),
+		missing: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "plimsoll_missing_blobs", Help: "Blobs that releases which are here name and the store has not, when it was last looked."}),
+		scrubEnd: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "plimsoll_scrub_end_timestamp_seconds", Help: "When all blobs had been read again, in seconds since 1970; 0 if not since the start."}),
 	}
 	var (
 		requests = prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -74,6 +89,7 @@ func NewMetrics(o MetricsOptions) *Metrics {
 	)
 	build.Set(1)
 	m.registry.MustRegister(requests, bytes, seconds, refused, build, m.inFlight, m.store,
+		m.scrubbed, m.scrubbedBytes, m.damaged, m.healed, m.missing, m.scrubEnd,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, kind := range append(slices.Clone(o.Kinds), otherKind) {
 		k := &kindMetrics{bytes: bytes.WithLabelValues(kind), seconds: seconds.WithLabelValues(kind)}
@@ -119,3 +135,21 @@ func (m *Metrics) Refused(reason string) {
 
 // StoreProblem counts an answer that failed because of the store.
 func (m *Metrics) StoreProblem() { m.store.Inc() }
+
+// Scrubbed counts what was read again; whole says that it was the last of all blobs.
+func (m *Metrics) Scrubbed(blobs int, bytes int64, whole bool) {
+	m.scrubbed.Add(float64(blobs))
+	m.scrubbedBytes.Add(float64(bytes))
+	if whole {
+		m.scrubEnd.SetToCurrentTime()
+	}
+}
+
+// BlobDamaged counts a blob that the disk has not kept.
+func (m *Metrics) BlobDamaged() { m.damaged.Inc() }
+
+// BlobsHealed counts blobs that were missing and came back.
+func (m *Metrics) BlobsHealed(n int) { m.healed.Add(float64(n)) }
+
+// BlobsMissing says how many blobs are missing now.
+func (m *Metrics) BlobsMissing(n int) { m.missing.Set(float64(n)) }

@@ -38,6 +38,10 @@ func TestMetrics(t *testing.T) {
 	m.Observe("manifest", 0, -1, -1)
 	m.Refused(WrongCredentials)
 	m.Refused("surprise")
+	m.Scrubbed(5, 6, false)
+	m.BlobDamaged()
+	m.BlobsHealed(2)
+	m.BlobsMissing(3)
 	m.StoreProblem()
 	want := `
 # HELP plimsoll_active_release_info Always 1; the labels say which releases are active.
@@ -60,12 +64,18 @@ plimsoll_connections 7
 # HELP plimsoll_connections_parked Connections of robots that wait to be accepted.
 # TYPE plimsoll_connections_parked gauge
 plimsoll_connections_parked 1
+# HELP plimsoll_damaged_blobs_total Blobs that the disk has changed or does not give any more.
+# TYPE plimsoll_damaged_blobs_total counter
+plimsoll_damaged_blobs_total 1
 # HELP plimsoll_generation Number of the generation that is served; 0 before the first activation.
 # TYPE plimsoll_generation gauge
 plimsoll_generation 9
 # HELP plimsoll_git_processes Git processes that run.
 # TYPE plimsoll_git_processes gauge
 plimsoll_git_processes 2
+# HELP plimsoll_healed_blobs_total Missing blobs that the serving relay brought from where their releases came from.
+# TYPE plimsoll_healed_blobs_total counter
+plimsoll_healed_blobs_total 2
 # HELP plimsoll_history_dropped_events_total Events lost to the history of pulls, because its queue was full or its file could not be written.
 # TYPE plimsoll_history_dropped_events_total counter
 plimsoll_history_dropped_events_total 1
@@ -75,6 +85,9 @@ plimsoll_history_events_total 10
 # HELP plimsoll_history_paused 1 while the history of pulls cannot be written, else 0.
 # TYPE plimsoll_history_paused gauge
 plimsoll_history_paused 1
+# HELP plimsoll_missing_blobs Blobs that releases which are here name and the store has not, when it was last looked.
+# TYPE plimsoll_missing_blobs gauge
+plimsoll_missing_blobs 3
 # HELP plimsoll_queue_running Requests that have their turn, by queue.
 # TYPE plimsoll_queue_running gauge
 plimsoll_queue_running{queue="blobs"} 3
@@ -108,6 +121,15 @@ plimsoll_requests_total{code="5xx",kind="other"} 0
 plimsoll_response_bytes_total{kind="blob"} 1000
 plimsoll_response_bytes_total{kind="manifest"} 0
 plimsoll_response_bytes_total{kind="other"} 10
+# HELP plimsoll_scrub_end_timestamp_seconds When all blobs had been read again, in seconds since 1970; 0 if not since the start.
+# TYPE plimsoll_scrub_end_timestamp_seconds gauge
+plimsoll_scrub_end_timestamp_seconds 0
+# HELP plimsoll_scrubbed_blobs_total Blobs that were read again to see whether the disk has kept them.
+# TYPE plimsoll_scrubbed_blobs_total counter
+plimsoll_scrubbed_blobs_total 5
+# HELP plimsoll_scrubbed_bytes_total Bytes of them.
+# TYPE plimsoll_scrubbed_bytes_total counter
+plimsoll_scrubbed_bytes_total 6
 # HELP plimsoll_store_problems_total Answers that failed because content which must be in the store was absent or unreadable.
 # TYPE plimsoll_store_problems_total counter
 plimsoll_store_problems_total 1

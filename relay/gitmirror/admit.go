@@ -41,10 +41,11 @@ func (m *Mirror) Admit(ctx context.Context, name string, g bundle.Git, layers []
 	if m.Admitted(name, g) {
 		return nil
 	}
+	asOf := m.doubt()
 	if err := m.admit(ctx, name, g, layers); err != nil {
 		return err
 	}
-	m.setSound(g)
+	m.setSound(asOf, g)
 	return nil
 }
 

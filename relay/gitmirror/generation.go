@@ -68,6 +68,7 @@ func (m *Mirror) Prepare(ctx context.Context, n uint64, repos []Repository) (*Ge
 	if err != nil {
 		return nil, err
 	}
+	asOf := m.doubt()
 	if err := m.prepare(ctx, g); err != nil {
 		var refused *RefusedError
 		var incomplete *IncompleteError
@@ -77,7 +78,7 @@ func (m *Mirror) Prepare(ctx context.Context, n uint64, repos []Repository) (*Ge
 		return nil, fmt.Errorf("prepare git generation %d: %w", n, err)
 	}
 	for _, repo := range g.repos {
-		m.setSound(repo.Git)
+		m.setSound(asOf, repo.Git)
 	}
 	return g, nil
 }

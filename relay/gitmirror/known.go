@@ -18,9 +18,11 @@ import (
 // a repository's path may begin with a dot, so it is in nobody's way.
 const packsFile = ".packs"
 
-// known is what need not be asked of git again. The store only grows and is closed over what objects lead to, so refs
-// that were once found whole stay so: for the life of the store, unless a pack is lost.
+// known is what need not be asked of git again. The store is closed over what objects lead to and grows, so refs that were
+// once found whole stay so: for the life of the store, unless a pack is lost, or objects were collected. That another
+// process has collected is told by the time of the lock's file.
 type known struct {
+	asOf  time.Time                  // of the lock's file when the rest was found
 	sound map[[sha256.Size]byte]bool // states whose refs this process found whole
 	whole map[uint64]wholeGeneration
 	packs []string // of the store when this process last looked; sorted
@@ -39,9 +41,13 @@ func stateKey(g bundle.Git) [sha256.Size]byte {
 	return sha256.Sum256([]byte(g.Head + "\n" + packedRefs(g)))
 }
 
-func (m *Mirror) setSound(g bundle.Git) {
+// setSound remembers what was found out by somebody who called doubt before.
+func (m *Mirror) setSound(asOf time.Time, g bundle.Git) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !m.known.asOf.Equal(asOf) {
+		return // packs were removed meanwhile
+	}
 	if m.known.sound == nil || len(m.known.sound) >= maxSound {
 		m.known.sound = make(map[[sha256.Size]byte]bool)
 	}
@@ -51,15 +57,16 @@ func (m *Mirror) setSound(g bundle.Git) {
 // Admitted reports whether the objects of a repository's state are in the store, as far as that is known without running
 // git: this process saw it, or a generation on the disk has this repository in this state. Admit then has nothing to do.
 func (m *Mirror) Admitted(path string, g bundle.Git) bool {
+	asOf := m.doubt()
 	m.mu.Lock()
 	sound := m.known.sound[stateKey(g)]
 	m.mu.Unlock()
-	return sound || m.generationHas(Repository{Path: path, Git: g})
+	return sound || m.generationHas(asOf, Repository{Path: path, Git: g})
 }
 
 // generationHas looks for a repository in the generations on the disk. A generation is in its place only if all of its
 // refs were checked, and goes when the store does.
-func (m *Mirror) generationHas(repo Repository) bool {
+func (m *Mirror) generationHas(asOf time.Time, repo Repository) bool {
 	if checkGit(repo.Path, repo.Git) != nil || bundle.CheckGitPath(repo.Path) != nil {
 		return false
 	}
@@ -76,7 +83,7 @@ func (m *Mirror) generationHas(repo Repository) bool {
 			continue
 		}
 		if _, err := m.packsOf(n); err == nil {
-			m.setSound(repo.Git)
+			m.setSound(asOf, repo.Git)
 			return true
 		}
 	}
@@ -102,6 +109,7 @@ func (m *Mirror) generations() []uint64 {
 
 // packsOf gives the file of a generation that names its packs, if all of them are in the store: errDiffers otherwise.
 func (m *Mirror) packsOf(n uint64) (string, error) {
+	asOf := m.doubt()
 	file := filepath.Join(m.generationDir(n), packsFile)
 	info, err := os.Stat(file)
 	if err != nil {
@@ -131,6 +139,9 @@ func (m *Mirror) packsOf(n uint64) (string, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !m.known.asOf.Equal(asOf) {
+		return "", errDiffers // packs were removed meanwhile
+	}
 	if m.known.whole == nil || len(m.known.whole) > 4*maxSound {
 		m.known.whole = make(map[uint64]wholeGeneration)
 	}
@@ -151,16 +162,32 @@ func packsEnd(list string) string { return fmt.Sprintf("end %x\n", sha256.Sum256
 
 // hasPacks reports whether all packs of a file are among those that the store has, which are sorted.
 func hasPacks(have []string, file string) bool {
-	list := file[:strings.LastIndex(strings.TrimSuffix(file, "\n"), "\n")+1]
-	if file != list+packsEnd(list) {
+	packs, ok := parsePacks(file)
+	if !ok {
 		return false
 	}
-	for name := range strings.Lines(list) {
-		if _, ok := slices.BinarySearch(have, strings.TrimSuffix(name, "\n")); !ok {
+	for _, hash := range packs {
+		if _, ok := slices.BinarySearch(have, hash); !ok {
 			return false
 		}
 	}
 	return true
+}
+
+// parsePacks reads what packsText wrote, if all of it is there.
+func parsePacks(file string) (packs []string, ok bool) {
+	list := file[:strings.LastIndex(strings.TrimSuffix(file, "\n"), "\n")+1]
+	if file != list+packsEnd(list) {
+		return nil, false
+	}
+	for name := range strings.Lines(list) {
+		hash := strings.TrimSuffix(name, "\n")
+		if len(hash) != 40 || strings.Trim(hash, "0123456789abcdef") != "" {
+			return nil, false
+		}
+		packs = append(packs, hash)
+	}
+	return packs, true
 }
 
 // packs lists the hashes of the store's packs, sorted.

@@ -7,13 +7,15 @@
 //
 // The folder:
 //
-//	store.git/                         objects only, and bitmaps of the newest refs; no refs, never collected
+//	store.git/                         objects only, and bitmaps of the newest refs; no refs; only Collect takes objects out
 //	gen-<n>/<host>/<path>.git/         HEAD, config, packed-refs, objects/info/alternates
 //	gen-<n>/.packs                     the packs of store.git that its refs were checked against
 //	quarantine/<random>/               unfinished Admits and Prepares, and what Prune is removing; never served
 //	spool/                             large request bodies; unlinked as soon as they are created
 //	home/                              the empty HOME of every git process
-//	import.lock                        held shared by importers, exclusively by the one who sweeps
+//	collecting                         packs that a Collect has begun to remove; until they are gone, store.git is not closed
+//	import.lock                        held shared by importers, exclusively by the one who sweeps or collects; its time
+//	                                   changes when packs were removed
 package gitmirror
 
 import (
@@ -65,6 +67,7 @@ const (
 	spoolName      = "spool"
 	homeName       = "home"
 	lockName       = "import.lock"
+	collectingName = "collecting"
 	generationName = "gen-"
 )
 
@@ -150,22 +153,30 @@ func (m *Mirror) initStore() error {
 // lockImport keeps every sweeper out until the returned function is called. If nobody else is importing it sweeps first,
 // so that what a killed import left does not pile up in a process that runs for years.
 func (m *Mirror) lockImport() (unlock func(), err error) {
-	if err := m.sweep(); err != nil {
-		return nil, err
+	for {
+		if err := m.sweep(); err != nil {
+			return nil, err
+		}
+		f, err := m.openLock()
+		if err != nil {
+			return nil, err
+		}
+		// Blocks while somebody sweeps, which is short, or collects.
+		if err := flock(f, unix.LOCK_SH); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		if _, err := os.Lstat(m.path(collectingName)); errors.Is(err, fs.ErrNotExist) {
+			return func() { _ = f.Close() }, nil
+		}
+		// Whoever collected died while this process waited: what it left must be swept before anything rests on it.
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
 	}
-	f, err := m.openLock()
-	if err != nil {
-		return nil, err
-	}
-	// Blocks only while somebody sweeps, which is short.
-	if err := flock(f, unix.LOCK_SH); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return func() { _ = f.Close() }, nil
 }
 
 func (m *Mirror) openLock() (*os.File, error) {
-	return os.OpenFile(m.path(lockName), os.O_CREATE|os.O_RDWR, 0o644)
+	return durable.OpenLock(m.path(lockName), 0o644)
 }
 
 func flock(f *os.File, how int) error {
@@ -189,6 +200,11 @@ func (m *Mirror) sweep() error {
 		}
 		return err
 	}
+	return m.clean()
+}
+
+// clean removes what a crash left. The caller holds the lock exclusively.
+func (m *Mirror) clean() error {
 	left, err := os.ReadDir(m.path(quarantineName))
 	if err != nil {
 		return err
@@ -197,6 +213,10 @@ func (m *Mirror) sweep() error {
 		// A git process that outlived a killed relay may still be writing here; what it leaves goes next time.
 		_ = os.RemoveAll(m.path(quarantineName, e.Name()))
 	}
+	if err := m.finishCollection(); err != nil {
+		return err
+	}
+	m.doubt()
 	return m.sweepPacks()
 }
 
@@ -230,7 +250,9 @@ func (m *Mirror) sweepPacks() error {
 		if whole[name] || midxFile.MatchString(name) {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(m.packDir(), name)); err != nil {
+		if err := os.RemoveAll(filepath.Join(m.packDir(), name)); errors.Is(err, unix.EROFS) {
+			continue // it goes when the disk can be written again; git does not see it
+		} else if err != nil {
 			return err
 		}
 		removed = true

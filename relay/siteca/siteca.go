@@ -108,7 +108,7 @@ func mend(path string, most os.FileMode) error {
 // lock waits until no other process changes the folder, which takes milliseconds. Closing the file releases the lock, as
 // the death of the process does.
 func (ca *CA) lock() (unlock func() error, err error) {
-	f, err := os.OpenFile(filepath.Join(ca.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := durable.OpenLock(filepath.Join(ca.dir, lockFile), 0o600)
 	if err != nil {
 		return nil, err
 	}

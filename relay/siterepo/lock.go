@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/plimsoll/plimsoll/internal/durable"
 )
 
 // errLocked says that somebody else holds the lock of a repository.
@@ -38,7 +40,7 @@ func waitLock(ctx context.Context, path string) (*os.File, error) {
 
 // tryLock does not wait: errLocked.
 func tryLock(_ context.Context, path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	f, err := durable.OpenLock(path, 0o644)
 	if err != nil {
 		return nil, err
 	}

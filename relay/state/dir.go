@@ -75,6 +75,9 @@ func (f folder) version(name string) (Version, error) {
 
 // Write compares and then writes: in a folder it is the lock that keeps others away.
 func (f folder) Write(_ context.Context, name string, data []byte, replaces Version) (Version, error) {
+	if len(data) > MaxDocument {
+		return None, fmt.Errorf("%s: more than %d bytes", name, MaxDocument)
+	}
 	have, err := f.version(name)
 	if err != nil {
 		return None, err
@@ -112,7 +115,7 @@ func (f folder) List(_ context.Context, sub string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), ".") { // what a crash left of a document
+		if !e.IsDir() && !strings.HasPrefix(e.Name(), ".") { // what a crash left of a document
 			names = append(names, path.Join(sub, e.Name()))
 		}
 	}

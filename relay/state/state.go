@@ -1,4 +1,5 @@
-// Package state keeps what a relay has decided: a few small documents, each read and written whole.
+// Package state keeps what a relay has decided: a few small documents, each read and written whole, in a folder of its own
+// (Dir) or in an S3 bucket that it shares with other relays (Bucket).
 //
 // Documents have versions, so that of two relays that change one at the same time the second is told: it must look again
 // at what the first did. Lock keeps that from happening often; the versions keep it from doing harm.
@@ -59,4 +60,29 @@ type ChangedError struct{ Name string }
 
 func (e *ChangedError) Error() string {
 	return fmt.Sprintf("%s: another process has changed it meanwhile", e.Name)
+}
+
+// Checker is a place of documents that may turn out to be of no use for them.
+type Checker interface {
+	Check(ctx context.Context) error
+}
+
+// Holder is a place of documents whose lock can be lost. Held says whether the one that this process has, if any, is
+// still its own: whoever is about to delete what another could need asks again.
+type Holder interface {
+	Held() error
+}
+
+// Watcher is a place of documents that are changed from elsewhere, of which nobody tells. Changed asks whether there is
+// another version than the one that is known, None for none, without reading it.
+type Watcher interface {
+	Changed(ctx context.Context, name string, have Version) (bool, error)
+}
+
+// Held says whether what the process holds in a place is still its own; see Holder.
+func Held(d Documents) error {
+	if h, ok := d.(Holder); ok {
+		return h.Held()
+	}
+	return nil
 }
