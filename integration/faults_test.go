@@ -164,7 +164,7 @@ func (w *faultWorld) base(t *testing.T, steps []step) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.TrustKey(w.key); err != nil {
+	if _, err := r.TrustKey(t.Context(), w.key); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range steps {

@@ -335,7 +335,7 @@ func TestModel(t *testing.T) {
 			m := &modelled{t: t, f: f, folder: folder, dir: t.TempDir()}
 			m.model = model{channels: map[string]*modelChannel{}, staged: map[string]bool{}, pinned: map[string]bool{}}
 			m.reopen()
-			if _, err := m.relay.TrustKey(pem); err != nil {
+			if _, err := m.relay.TrustKey(t.Context(), pem); err != nil {
 				t.Fatal(err)
 			}
 			keys, err := m.relay.TrustedKeys()

@@ -85,6 +85,9 @@ func (r *Relay) change(ctx context.Context, fn func() error) error {
 	return errors.Join(fn(), lock.Unlock())
 }
 
+// SetJournal says where what is done is recorded, before anything is.
+func (r *Relay) SetJournal(j Journal) { r.options.Journal = j }
+
 // record writes to the journal, if there is one.
 func (r *Relay) record(ctx context.Context, kind string, detail any) error {
 	if r.options.Journal == nil {

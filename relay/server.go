@@ -242,6 +242,7 @@ func clientName(who access.Identity, req *http.Request) string {
 // ends. An import runs in a process of its own, or on another relay, and only writes the document; a generation that
 // cannot be loaded leaves the one that is served in place.
 func (s *Server) Follow(ctx context.Context) error {
+	s.recordServing(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	remote, ok := s.relay.docs.(state.Watcher)
 	if ok { // on its own: a bucket that does not answer must not keep the accounts from being read
@@ -258,6 +259,24 @@ func (s *Server) Follow(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.followFolder(ctx, !ok) })
 	return g.Wait()
+}
+
+// serving is what the journal says of a generation that is served from now on.
+type serving struct {
+	Generation uint64            `json:"generation"`
+	Channels   map[string]string `json:"channels"` // to the digest of the active bundle
+}
+
+// recordServing writes to the journal what is served. Robots get it whether or not that is possible.
+func (s *Server) recordServing(ctx context.Context) {
+	gen := s.Generation()
+	detail := serving{Generation: gen.Number(), Channels: make(map[string]string)}
+	for _, c := range gen.Active.Channels {
+		detail.Channels[c.Name] = c.Release.Bundle.Digest.String()
+	}
+	if err := s.relay.record(ctx, "serving", detail); err != nil && ctx.Err() == nil {
+		s.log.Error("what is served cannot be recorded", "generation", gen.Number(), "error", err)
+	}
 }
 
 // followFolder follows what is in the data folder: the accounts, and active.json if it is there.
@@ -288,7 +307,10 @@ func (s *Server) followFolder(ctx context.Context, active bool) error {
 		case <-ticker.C:
 		}
 		if active {
-			s.reload(ctx)
+			before := s.Generation()
+			if s.reload(ctx); s.Generation() != before {
+				s.recordServing(ctx)
+			}
 		}
 		s.followAccounts()
 	}
@@ -326,6 +348,7 @@ func (s *Server) followRemote(ctx context.Context, docs state.Watcher, served ch
 		}
 		known = version
 		if gen := s.Generation(); gen.Number() != before {
+			s.recordServing(ctx)
 			s.prune(ctx, gen.Number())
 			select {
 			case <-served:

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"crypto"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ type NoTrustError struct{}
 func (*NoTrustError) Error() string { return "no release key is trusted here" }
 
 // TrustKey adds a public key in PEM to those whose signature makes a release acceptable, and gives its id.
-func (r *Relay) TrustKey(pem []byte) (string, error) {
+func (r *Relay) TrustKey(ctx context.Context, pem []byte) (string, error) {
 	keys, err := attest.ParsePublicKeys(pem)
 	if err != nil {
 		return "", fmt.Errorf("trusted key: %w", err)
@@ -30,10 +31,18 @@ func (r *Relay) TrustKey(pem []byte) (string, error) {
 		return "", fmt.Errorf("trusted key: %d keys in the file, want one", len(keys))
 	}
 	id := attest.KeyID(keys[0])
+	if err := r.record(ctx, "trust-key", trustedKey{KeyID: id}); err != nil {
+		return "", err
+	}
 	if err := durable.WriteFile(filepath.Join(r.dir, trustDir, id+".pub"), pem, 0o644); err != nil {
 		return "", fmt.Errorf("trusted key %s: %w", id, err)
 	}
 	return id, nil
+}
+
+// trustedKey is what the journal says of a key that is trusted from now on.
+type trustedKey struct {
+	KeyID string `json:"keyid"`
 }
 
 // TrustedKeys reads the release keys that this relay accepts.

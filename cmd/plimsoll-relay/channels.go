@@ -21,7 +21,7 @@ is refused. Unless both are named here: then it is the one of the earlier channe
 more.`,
 		Example: "  plimsoll-relay channels precedence stable canary",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := relay.Open(cmd.Context(), *data, relay.Options{})
+			r, err := openRelay(cmd.Context(), *data, relay.Options{})
 			if err != nil {
 				return err
 			}
@@ -68,7 +68,7 @@ func newUnpin(data *string) *cobra.Command {
 }
 
 func holdRelease(cmd *cobra.Command, data, now string, change func(*relay.Relay) (relay.Release, error)) error {
-	r, err := relay.Open(cmd.Context(), data, relay.Options{})
+	r, err := openRelay(cmd.Context(), data, relay.Options{})
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func newSettings(data *string) *cobra.Command {
 }
 
 func (f *settingsFlags) run(cmd *cobra.Command, data string) error {
-	r, err := relay.Open(cmd.Context(), data, relay.Options{})
+	r, err := openRelay(cmd.Context(), data, relay.Options{})
 	if err != nil {
 		return err
 	}

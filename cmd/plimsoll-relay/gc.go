@@ -36,7 +36,7 @@ of it go.`,
 				return err
 			}
 			defer draw.Close()
-			r, err := relay.Open(cmd.Context(), *data, relay.Options{Progress: draw.Func})
+			r, err := openRelay(cmd.Context(), *data, relay.Options{Progress: draw.Func})
 			if err != nil {
 				return err
 			}
@@ -115,7 +115,7 @@ a receipt. The room comes with the next 'plimsoll-relay gc'.`,
 		Example: "  plimsoll-relay drop robot-stack v1.5.2",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := relay.Open(cmd.Context(), *data, relay.Options{})
+			r, err := openRelay(cmd.Context(), *data, relay.Options{})
 			if err != nil {
 				return err
 			}

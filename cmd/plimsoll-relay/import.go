@@ -54,7 +54,7 @@ func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
 		return err
 	}
 	defer draw.Close()
-	r, err := relay.Open(cmd.Context(), data, relay.Options{Progress: draw.Func, Storage: f.storage})
+	r, err := openRelay(cmd.Context(), data, relay.Options{Progress: draw.Func, Storage: f.storage})
 	if err != nil {
 		return err
 	}

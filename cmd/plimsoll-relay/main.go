@@ -20,7 +20,7 @@ var version = "devel"
 func main() { os.Exit(run()) }
 
 func run() int {
-	return cli.Main(newRoot(), explain, explainAccounts, explainStore, explainGC, explainCheck, explainJournal)
+	return cli.Main(newRoot(), explain, explainAccounts, explainStore, explainGC, explainCheck, explainJournal, explainChange)
 }
 
 func newRoot() *cobra.Command {
@@ -57,7 +57,6 @@ func explain(err error) (code int, hint string, ok bool) {
 		other   *relay.OtherBundleError
 		changed *state.ChangedError
 		set     *relay.SettingsError
-		journal *relay.JournalError
 	)
 	switch {
 	case errors.As(err, &noTrust):
@@ -82,8 +81,6 @@ func explain(err error) (code int, hint string, ok bool) {
 		return cli.ExitUsage, "", true
 	case errors.As(err, &changed):
 		return cli.ExitFailed, "run the command again", true
-	case errors.As(err, &journal):
-		return cli.ExitFailed, "nothing is changed that cannot be recorded; see to the disk of the data folder", true
 	case errors.As(err, &absent):
 		return cli.ExitFailed, "see 'plimsoll-relay status' for what is kept", true
 	}

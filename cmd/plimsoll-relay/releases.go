@@ -23,11 +23,11 @@ func newTrust(data *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := relay.Open(cmd.Context(), *data, relay.Options{})
+			r, err := openRelay(cmd.Context(), *data, relay.Options{})
 			if err != nil {
 				return err
 			}
-			id, err := r.TrustKey(pem)
+			id, err := r.TrustKey(cmd.Context(), pem)
 			if err != nil {
 				return err
 			}
@@ -82,7 +82,7 @@ before that is not newer than the active one. CHANNEL may be left out when there
 }
 
 func switchRelease(cmd *cobra.Command, data, name string, asJSON bool, change func(*relay.Relay) (relay.Active, error)) error {
-	r, err := relay.Open(cmd.Context(), data, relay.Options{})
+	r, err := openRelay(cmd.Context(), data, relay.Options{})
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ func (f *scrubFlags) run(cmd *cobra.Command, data string) error {
 		return err
 	}
 	defer draw.Close()
-	r, err := relay.Open(cmd.Context(), data, relay.Options{Progress: draw.Func})
+	r, err := openRelay(cmd.Context(), data, relay.Options{Progress: draw.Func})
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (f *healFlags) run(cmd *cobra.Command, data, ref string) error {
 		return err
 	}
 	defer draw.Close()
-	r, err := relay.Open(ctx, data, relay.Options{Progress: draw.Func})
+	r, err := openRelay(ctx, data, relay.Options{Progress: draw.Func})
 	if err != nil {
 		return err
 	}

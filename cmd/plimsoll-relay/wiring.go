@@ -79,7 +79,7 @@ func (w *wiring) open(ctx context.Context) error {
 		},
 	}
 	var err error
-	if w.relay, err = relay.Open(ctx, w.data, relay.Options{Storage: f.storage, Redirect: f.redirect, GitHTTP: git}); err != nil {
+	if w.relay, err = openRelay(ctx, w.data, relay.Options{Storage: f.storage, Redirect: f.redirect, GitHTTP: git}); err != nil {
 		return err
 	}
 	accounts, err := access.Open(w.data)
