@@ -78,6 +78,8 @@ func (m *model) replace(name string, v int) {
 			previous = append(previous, p)
 		} else if n++; n <= modelKeep {
 			previous = append(previous, p)
+		} else {
+			delete(m.staged, key(name, p))
 		}
 	}
 	c.active, c.previous = v, previous

@@ -80,7 +80,7 @@ func (r *Relay) drop(ctx context.Context, name, wanted string, o DropOptions) (R
 		return rel, &HeldError{Release: rel, Promised: true}
 	}
 	if kept {
-		err = r.commit(ctx, "drop", a.without(d), version)
+		err = r.commit(ctx, "drop", a, a.without(d), version)
 	} else {
 		err = r.record(ctx, "drop", rel)
 	}

@@ -61,7 +61,10 @@ func (r *Relay) Load(ctx context.Context) (*Generation, error) {
 //
 // What it is about to do is recorded before, under the word that the journal has for it, and nothing is done that cannot be
 // recorded. That it was done is recorded afterwards, if that is possible; a start records what it serves in any case.
-func (r *Relay) commit(ctx context.Context, kind string, next Active, replaces state.Version) error {
+func (r *Relay) commit(ctx context.Context, kind string, before, next Active, replaces state.Version) error {
+	if err := state.Held(r.docs); err != nil { // who slept must not write a generation over another's
+		return err
+	}
 	p := r.options.Progress
 	p.Report(progress.Event{Stage: "check"})
 	gen, err := r.generation(ctx, next)
@@ -76,8 +79,25 @@ func (r *Relay) commit(ctx context.Context, kind string, next Active, replaces s
 		return err
 	}
 	p.Report(progress.Event{Stage: "activate", End: true, Note: fmt.Sprintf("generation %d", next.Generation)})
+	r.forget(ctx, dropped(before, next))
 	r.tidy(ctx, next.Generation, gen.Git)
 	return nil
+}
+
+// dropped lists the releases that one state keeps in its channels and the next does not.
+func dropped(before, next Active) []Release {
+	after := next.Releases()
+	return slices.DeleteFunc(before.Releases(), func(r Release) bool { return slices.ContainsFunc(after, r.same) })
+}
+
+// forget removes the records of releases that are not kept any more, which would else look staged. The release after them is
+// active: one that is left over by a crash is only something to drop by hand.
+func (r *Relay) forget(ctx context.Context, gone []Release) {
+	for _, rel := range gone {
+		if err := r.docs.Remove(ctx, recordName(rel.Bundle.Digest)); err != nil {
+			r.options.Progress.Report(progress.Event{Stage: "retain", Name: rel.String(), End: true, Note: err.Error()})
+		}
+	}
 }
 
 // tidy makes the mirror small and fast again after a switch. The release is active: what goes wrong here must not make it
@@ -94,6 +114,7 @@ func (r *Relay) tidy(ctx context.Context, newest uint64, git *gitmirror.Generati
 	if err := r.mirror.Bitmap(ctx, git); err != nil {
 		p.Report(progress.Event{Stage: "bitmaps", End: true, Note: err.Error()})
 	}
+	r.layBallast()
 }
 
 func (r *Relay) generation(ctx context.Context, a Active) (*Generation, error) {
@@ -339,7 +360,7 @@ func (r *Relay) switchTo(ctx context.Context, kind string, change func(Active, r
 		}
 		switch {
 		case next.Generation != active.Generation:
-			return r.commit(ctx, kind, next, version)
+			return r.commit(ctx, kind, active, next, version)
 		case !reflect.DeepEqual(next, active):
 			return r.write(ctx, kind, next, version)
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -195,7 +194,7 @@ func (i *importing) run(ctx context.Context) (*ImportResult, error) {
 	}
 	res.Activated = i.next.Generation != i.active.Generation
 	res.Generation = i.next.Generation
-	res.Drops = append(res.Drops, i.drops()...)
+	res.Drops = append(res.Drops, dropped(i.active, i.next)...)
 	if !res.Activated { // but what was lost of it may have come back
 		gen, err := r.generation(ctx, i.active)
 		if err == nil {
@@ -203,7 +202,7 @@ func (i *importing) run(ctx context.Context) (*ImportResult, error) {
 		}
 		return res, err
 	}
-	if err := r.commit(ctx, "activate", i.next, i.version); err != nil {
+	if err := r.commit(ctx, "activate", i.active, i.next, i.version); err != nil {
 		return res, err
 	}
 	if c, found := i.active.find(i.channel); found {
@@ -213,12 +212,6 @@ func (i *importing) run(ctx context.Context) (*ImportResult, error) {
 		}
 	}
 	return res, nil
-}
-
-// drops lists the releases that are kept now and would not be.
-func (i *importing) drops() []Release {
-	after := i.next.Releases()
-	return slices.DeleteFunc(i.active.Releases(), func(before Release) bool { return slices.ContainsFunc(after, before.same) })
 }
 
 // plan is what an import is going to store.

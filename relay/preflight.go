@@ -49,7 +49,7 @@ func (i *importing) preflight(ctx context.Context) error {
 		return err
 	}
 	if i.options.MakeRoom {
-		if _, err := r.collect(ctx, GCOptions{}); err != nil {
+		if _, err := r.collect(ctx, GCOptions{arriving: i.plan.nodes}); err != nil {
 			return err
 		}
 		if need, free, err = r.room(ctx, i.plan); err != nil || need <= free {
@@ -57,7 +57,7 @@ func (i *importing) preflight(ctx context.Context) error {
 		}
 	}
 	e := &NoRoomError{Path: r.dir, Need: need, Free: free}
-	if now, err := r.garbage(ctx, i.active); err == nil {
+	if now, err := r.garbage(ctx, i.active, i.plan.nodes...); err == nil {
 		e.Garbage = now.Bytes
 	}
 	return e
@@ -70,11 +70,11 @@ func (i *importing) describe(ctx context.Context) (*ImportPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	now, err := r.garbage(ctx, i.active)
+	now, err := r.garbage(ctx, i.active, pl.nodes...)
 	if err != nil {
 		return nil, err
 	}
-	then, err := r.garbage(ctx, i.next)
+	then, err := r.garbage(ctx, i.next, pl.nodes...)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (i *importing) describe(ctx context.Context) (*ImportPlan, error) {
 		Name: i.release.Name, Version: i.release.Version, Channel: i.channel, Bundle: i.release.Bundle,
 		Signatures: pl.record(i).Signatures, Blobs: len(pl.nodes), Bytes: pl.bytes, CopyBlobs: len(pl.missing),
 		CopyBytes: pl.missingBytes - left, LeftBytes: left, Need: need, Free: free, Garbage: now.Bytes,
-		Drops: append([]Release{}, i.drops()...), Freed: then.Bytes,
+		Drops: append([]Release{}, dropped(i.active, i.next)...), Freed: then.Bytes,
 		Active: i.next.Generation == i.active.Generation, Generation: i.next.Generation,
 	}, nil
 }

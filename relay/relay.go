@@ -77,7 +77,7 @@ func (r *Relay) Dir() string { return r.dir }
 // change runs fn while nobody else changes what the relay has decided; a second import queues here.
 func (r *Relay) change(ctx context.Context, fn func() error) error {
 	lock, err := r.docs.Lock(ctx, func() {
-		r.options.Progress.Report(progress.Event{Stage: "wait", Note: "another import or activation is running; waiting for it"})
+		r.options.Progress.Report(progress.Event{Stage: "wait", Note: "another import or activation is running, here or at another relay; waiting for it"})
 	})
 	if err != nil {
 		return err

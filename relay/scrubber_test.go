@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,13 +109,13 @@ func (b *lockedBuffer) String() string {
 }
 
 // background runs a scrubber of a relay in a bubble with a clock of its own until what ends.
-func background(t *testing.T, r *Relay, reach *bool, what func(s *Scrubber, log *lockedBuffer)) {
+func background(t *testing.T, r *Relay, reach *atomic.Bool, what func(s *Scrubber, log *lockedBuffer)) {
 	t.Helper()
 	log := new(lockedBuffer)
 	s := r.NewScrubber(ScrubberOptions{
 		Log: slog.New(slog.NewTextHandler(log, nil)), Metrics: admin.NewMetrics(admin.MetricsOptions{}),
 		Open: func(ctx context.Context, ref string) (media.Source, error) {
-			if !*reach {
+			if !reach.Load() {
 				return nil, os.ErrNotExist
 			}
 			return media.OpenSource(ctx, ref, media.Options{})
@@ -135,8 +136,8 @@ func background(t *testing.T, r *Relay, reach *bool, what func(s *Scrubber, log 
 func TestScrubberFindsAndHeals(t *testing.T) {
 	r, b, journal, _ := stack(t)
 	synctest.Test(t, func(t *testing.T) {
-		reach := false
-		background(t, r, &reach, func(_ *Scrubber, log *lockedBuffer) {
+		reach := new(atomic.Bool)
+		background(t, r, reach, func(_ *Scrubber, log *lockedBuffer) {
 			r.flip(t, b.Layer.Digest)
 			time.Sleep(scrubDelay - time.Second)
 			synctest.Wait()
@@ -151,7 +152,7 @@ func TestScrubberFindsAndHeals(t *testing.T) {
 			if n := strings.Count(log.String(), "blobs are missing"); n != 1 {
 				t.Errorf("told %d times: %s", n, log)
 			}
-			reach = true
+			reach.Store(true)
 			time.Sleep(healEvery + scrubLook)
 			synctest.Wait()
 			if _, err := r.store.Size(t.Context(), b.Layer.Digest); err != nil || !strings.Contains(log.String(), "healed") {
@@ -180,8 +181,9 @@ func TestScrubberFindsAndHeals(t *testing.T) {
 func TestScrubberSuspects(t *testing.T) {
 	r, b, _, _ := stack(t)
 	synctest.Test(t, func(t *testing.T) {
-		reach := true
-		background(t, r, &reach, func(s *Scrubber, log *lockedBuffer) {
+		reach := new(atomic.Bool)
+		reach.Store(true)
+		background(t, r, reach, func(s *Scrubber, log *lockedBuffer) {
 			r.flip(t, b.Layer.Digest)
 			if err := os.Remove(r.blobFile(b.Root.Digest)); err != nil {
 				t.Fatal(err)
@@ -217,9 +219,10 @@ func TestScrubberKeepsQuiet(t *testing.T) {
 		}
 		r.flip(t, b.Layer.Digest)
 		synctest.Test(t, func(t *testing.T) {
-			reach := true
+			reach := new(atomic.Bool)
+			reach.Store(true)
 			// A bubble's clock begins at midnight UTC; the quiet hours are by the local clock.
-			background(t, r, &reach, func(_ *Scrubber, log *lockedBuffer) {
+			background(t, r, reach, func(_ *Scrubber, log *lockedBuffer) {
 				now := time.Now()
 				night := time.Date(now.Year(), now.Month(), now.Day()+1, 3, 0, 0, 0, time.Local)
 				time.Sleep(night.Sub(now) - time.Second)

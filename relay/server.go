@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/plimsoll/plimsoll/registry"
@@ -31,20 +33,24 @@ const GenerationHeader = "Plimsoll-Generation"
 // followInterval bounds how long a change of a file can go unnoticed when the kernel does not tell of it.
 const followInterval = 2 * time.Second
 
+// healInterval is how often a generation is loaded again that lacks a kept release.
+const healInterval = time.Minute
+
 // bodyTime is how long a request body may take that nobody reads.
 const bodyTime = 15 * time.Second
 
 // ServerOptions are what a server works with. The zero value serves everybody without bounds and remembers nobody.
 type ServerOptions struct {
 	Log       *slog.Logger
-	AccessLog bool              // log each request
-	Guard     *access.Guard     // says who asks; nil: everybody is anonymous
-	Traffic   *traffic.Control  // keeps clients from hurting one another
-	Seen      *seen.DB          // remembers who pulled what; may be nil
-	Metrics   *admin.Metrics    // may be nil
-	Site      *siterepo.Set     // the site's own repositories; may be nil
-	Hosts     map[string]string // further names of upstream registries; see registry.Handler
-	Swapped   func(*Generation) // told of each generation that is served after the first one; may be nil
+	AccessLog bool                // log each request
+	Guard     *access.Guard       // says who asks; nil: everybody is anonymous
+	Traffic   *traffic.Control    // keeps clients from hurting one another
+	Seen      *seen.DB            // remembers who pulled what; may be nil
+	Metrics   *admin.Metrics      // may be nil
+	Site      *siterepo.Set       // the site's own repositories; may be nil
+	Hosts     map[string]string   // further names of upstream registries; see registry.Handler
+	Suspect   func(digest.Digest) // told of a blob that could not be sent; may be nil
+	Swapped   func(*Generation)   // told of each generation that is served after the first one; may be nil
 }
 
 // Server serves the active generation: the OCI registry below /v2/, Git everywhere else. It owns nothing that changes
@@ -56,6 +62,7 @@ type Server struct {
 	registry *registry.Handler
 	current  atomic.Pointer[Generation]
 
+	loaded   time.Time   // when the generation was; only for Follow
 	trouble  string      // what the log was last told of a generation that cannot be served; only for Follow
 	accounts os.FileInfo // when they were last read; only for Follow
 }
@@ -78,6 +85,9 @@ func (r *Relay) NewServer(ctx context.Context, o ServerOptions) (*Server, error)
 		s.log.Error("a request failed", "path", req.URL.Path, "error", err)
 		if o.Metrics != nil {
 			o.Metrics.StoreProblem()
+		}
+		if d, err := digest.Parse(path.Base(req.URL.Path)); err == nil && o.Suspect != nil {
+			o.Suspect(d)
 		}
 	}
 	gen, err := r.Load(ctx)
@@ -432,7 +442,9 @@ func (s *Server) ReloadAccounts() error {
 // reload serves what active.json says now, and gives its version. It is not ok when that cannot be served.
 func (s *Server) reload(ctx context.Context) (version state.Version, ok bool) {
 	active, version, err := readActive(ctx, s.relay.docs)
-	if err == nil && active.Generation == s.Generation().Number() {
+	// What was missing at a start, of a release that is only kept, may have come back.
+	again := len(s.Generation().Problems) > 0 && time.Since(s.loaded) > healInterval
+	if err == nil && active.Generation == s.Generation().Number() && !again {
 		s.trouble = ""
 		return version, true
 	}
@@ -468,6 +480,7 @@ func (s *Server) swap(gen *Generation) {
 		s.log.Warn("a release is not whole", "problem", problem)
 	}
 	s.current.Store(gen)
+	s.loaded = time.Now()
 	attrs := []any{"generation", gen.Number()}
 	for _, c := range gen.Active.Channels {
 		attrs = append(attrs, c.Name, c.Release.Version)

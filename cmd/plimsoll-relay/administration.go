@@ -6,6 +6,7 @@ import (
 
 	"github.com/plimsoll/plimsoll/relay/access"
 	"github.com/plimsoll/plimsoll/relay/admin"
+	"github.com/plimsoll/plimsoll/relay/hooks"
 	"github.com/plimsoll/plimsoll/relay/traffic"
 )
 
@@ -52,6 +53,14 @@ func (w *wiring) sources() admin.Sources {
 		Connections: func() admin.Connections {
 			st := w.traffic.Stats()
 			return admin.Connections{Open: st.Connections, Parked: st.Parked}
+		},
+		Hooks: func() (all []admin.Hook) {
+			for _, h := range w.hooks.Status() {
+				all = append(all, admin.Hook{
+					Name: h.Name, Pending: h.State != hooks.Told && h.State != hooks.Idle, Told: h.Successes, Failed: h.Failures,
+				})
+			}
+			return all
 		},
 		GitProcesses: func() int { return w.adverts.Stats().Running + w.packs.Stats().Running },
 		Generation:   func() uint64 { return w.server.Generation().Number() },

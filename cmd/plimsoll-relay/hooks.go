@@ -316,7 +316,7 @@ func (w *wiring) newRunner() (*hooks.Runner, error) {
 		}
 		name = host
 	}
-	r := hooks.New(w.data, hooks.Options{Relay: name, Names: w.flags.names, Version: version, Log: w.log})
+	r := hooks.New(w.data, hooks.Options{Relay: name, Names: w.flags.names, Version: version, Log: w.log, Journal: w.journal})
 	r.Activated(servedBy(w.server.Generation()))
 	return r, nil
 }

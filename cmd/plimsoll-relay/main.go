@@ -56,6 +56,8 @@ func explain(err error) (code int, hint string, ok bool) {
 		repos   *relay.GitConflictError
 		other   *relay.OtherBundleError
 		changed *state.ChangedError
+		lost    *state.LostError
+		naive   *state.NoConditionsError
 		set     *relay.SettingsError
 	)
 	switch {
@@ -79,6 +81,10 @@ func explain(err error) (code int, hint string, ok bool) {
 		return cli.ExitDenied, "name another channel with --channel", true
 	case errors.As(err, &set):
 		return cli.ExitUsage, "", true
+	case errors.As(err, &naive):
+		return cli.ExitUsage, "use an S3 server that supports conditional writes", true
+	case errors.As(err, &lost):
+		return cli.ExitFailed, "run the command again; what was copied is kept", true
 	case errors.As(err, &changed):
 		return cli.ExitFailed, "run the command again", true
 	case errors.As(err, &absent):

@@ -50,6 +50,7 @@ type wiring struct {
 	log   *slog.Logger
 	out   io.Writer
 
+	journal relay.Journal
 	relay   *relay.Relay
 	server  *relay.Server
 	guard   *access.Guard
@@ -60,6 +61,7 @@ type wiring struct {
 	seen    *seen.DB // may be nil
 	metrics *admin.Metrics
 	hooks   *hooks.Runner
+	scrubs  *relay.Scrubber
 
 	robots, admins net.Listener // admins may be nil
 }
@@ -79,9 +81,11 @@ func (w *wiring) open(ctx context.Context) error {
 		},
 	}
 	var err error
-	if w.relay, err = openRelay(ctx, w.data, relay.Options{Storage: f.storage, Redirect: f.redirect, GitHTTP: git}); err != nil {
+	if w.relay, err = relay.Open(ctx, w.data, relay.Options{Storage: f.storage, Redirect: f.redirect, GitHTTP: git}); err != nil {
 		return err
 	}
+	w.journal = journalOf(w.data)
+	w.relay.SetJournal(w.journal)
 	accounts, err := access.Open(w.data)
 	if err != nil {
 		return err
@@ -103,13 +107,14 @@ func (w *wiring) open(ctx context.Context) error {
 		}
 	}
 	w.metrics = admin.NewMetrics(admin.MetricsOptions{Version: version, Kinds: relay.Kinds()})
+	w.scrubs = w.relay.NewScrubber(relay.ScrubberOptions{Log: w.log, Metrics: w.metrics, Open: openToHeal})
 	site, err := w.openSite(git)
 	if err != nil {
 		return err
 	}
 	w.server, err = w.relay.NewServer(ctx, relay.ServerOptions{
 		Log: w.log, AccessLog: f.accessLog, Guard: w.guard, Traffic: w.traffic, Seen: w.seen, Metrics: w.metrics,
-		Site: site, Hosts: f.hosts, Swapped: w.swapped,
+		Site: site, Hosts: f.hosts, Swapped: w.swapped, Suspect: w.scrubs.Suspect,
 	})
 	if err != nil {
 		return err
@@ -232,6 +237,7 @@ func (w *wiring) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return w.server.Follow(ctx) })
 	g.Go(func() error { return w.hooks.Run(ctx) })
+	g.Go(func() error { return w.scrubs.Run(ctx) })
 	if w.keeper != nil {
 		g.Go(func() error { return w.keeper.Run(ctx) })
 	}

@@ -13,7 +13,9 @@ package faultfs
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -117,6 +119,10 @@ func Mount(dir, mnt string) (*Layer, error) {
 	}
 	l := &Layer{dir: dir}
 	none := time.Duration(0) // tests change what is below, too
+	// The kernel ends a mount when the last one closes its end of the connection, which go-fuse leaves open to the programs
+	// that this process starts: they would keep the mount, and everybody who looks at it, waiting for ever.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	l.server, err = fs.Mount(mnt, &node{LoopbackNode: below.(*fs.LoopbackNode), layer: l}, &fs.Options{
 		MountOptions: fuse.MountOptions{
 			FsName: "plimsoll-faults", Name: "faultfs", DirectMountStrict: true, DirectMountFlags: syscall.MS_NODEV | syscall.MS_NOSUID,
@@ -126,7 +132,26 @@ func Mount(dir, mnt string) (*Layer, error) {
 	if err != nil {
 		return nil, &UnavailableError{err}
 	}
-	return l, nil
+	return l, closeOnExec()
+}
+
+// closeOnExec keeps this process's connections to FUSE from those that it starts.
+func closeOnExec() error {
+	const fds = "/proc/self/fd"
+	entries, err := os.ReadDir(fds)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return err
+		}
+		if to, err := os.Readlink(filepath.Join(fds, e.Name())); err == nil && to == "/dev/fuse" {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // Close unmounts it. A process that still has a file of it open keeps it there: an error.

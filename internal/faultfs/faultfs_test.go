@@ -59,6 +59,9 @@ func TestPassesOn(t *testing.T) {
 	if out, err := shell(t, filepath.Join(mnt, "a"), gitWork); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	if out, err := shell(t, mnt, "! ls -l /proc/self/fd | grep /dev/fuse"); err != nil {
+		t.Errorf("a program has the connection of the mount: %s", out)
+	}
 	if out, err := shell(t, mnt, "! mkdir b; ! touch x"); err != nil {
 		t.Errorf("changes outside of the trial: %v\n%s", err, out)
 	}

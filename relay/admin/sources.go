@@ -18,6 +18,7 @@ type Sources struct {
 	CertificateEnd func() time.Time // of the certificate shown to robots; zero if there is none
 	CAEnd          func() time.Time // of the site's CA; zero if there is none
 	Recording      func() Recording
+	Hooks          func() []Hook
 }
 
 // Queue is the state of a queue.
@@ -35,6 +36,13 @@ type Recording struct {
 	Paused            bool
 }
 
+// Hook is the state of one who is told of new generations.
+type Hook struct {
+	Name         string
+	Pending      bool // it has not been told of what is served
+	Told, Failed uint64
+}
+
 // Watch adds what others know. It is called once, at the start.
 func (m *Metrics) Watch(s Sources) { m.registry.MustRegister(newWatched(s)) }
 
@@ -44,6 +52,7 @@ type watched struct {
 	running, waiting, connections, parked, git *prometheus.Desc
 	generation, release, certificate, ca       *prometheus.Desc
 	recorded, dropped, paused                  *prometheus.Desc
+	hookTold, hookFailed, hookPending          *prometheus.Desc
 }
 
 func newWatched(s Sources) *watched {
@@ -63,6 +72,9 @@ func newWatched(s Sources) *watched {
 		ca:          desc("ca_not_after_timestamp_seconds", "End of the site's CA, in seconds since 1970."),
 		recorded:    desc("history_events_total", "Events recorded in the history of pulls."),
 		dropped:     desc("history_dropped_events_total", "Events lost to the history of pulls, because its queue was full or its file could not be written."),
+		hookTold:    desc("hook_told_total", "News that a hook answered, since the start.", "hook"),
+		hookFailed:  desc("hook_failed_attempts_total", "Attempts to tell a hook that went wrong, since the start.", "hook"),
+		hookPending: desc("hook_pending", "1 while a hook has not been told of what is served, else 0.", "hook"),
 		paused:      desc("history_paused", "1 while the history of pulls cannot be written, else 0."),
 	}
 }
@@ -70,7 +82,7 @@ func newWatched(s Sources) *watched {
 // Describe tells the registry what there is, for it to refuse the same name twice.
 func (w *watched) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{w.running, w.waiting, w.connections, w.parked, w.git, w.generation, w.release,
-		w.certificate, w.ca, w.recorded, w.dropped, w.paused} {
+		w.certificate, w.ca, w.recorded, w.dropped, w.paused, w.hookTold, w.hookFailed, w.hookPending} {
 		ch <- d
 	}
 }
@@ -84,6 +96,17 @@ func (w *watched) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}
 	s := &w.sources
+	if s.Hooks != nil {
+		for _, h := range s.Hooks() {
+			pending := 0.0
+			if h.Pending {
+				pending = 1
+			}
+			gauge(w.hookPending, pending, h.Name)
+			ch <- prometheus.MustNewConstMetric(w.hookTold, prometheus.CounterValue, float64(h.Told), h.Name)
+			ch <- prometheus.MustNewConstMetric(w.hookFailed, prometheus.CounterValue, float64(h.Failed), h.Name)
+		}
+	}
 	for name, ask := range s.Queues {
 		q := ask()
 		gauge(w.running, float64(q.Running), name)
