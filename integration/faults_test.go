@@ -120,18 +120,24 @@ func (l *lane) try(base string, job faultJob, o faultfs.Options) (data string, o
 			l.t.Fatal(err)
 		}
 	}
-	o.Kill = l.worker.kill
+	o.Kill = func() { l.worker.kill() }
 	if err := l.layer.Begin(sub, o); err != nil {
 		l.t.Fatal(err)
 	}
 	job.Data = filepath.Join(l.mnt, sub)
-	err = l.worker.do(job)
-	out = l.layer.End()
-	if errors.Is(err, errWorkerDied) {
+	if err = l.worker.do(job); errors.Is(err, errWorkerDied) {
 		l.worker.close()
 		l.worker = nil
 	}
-	return data, out, err
+	if o.Kind == faultfs.Kill && o.Record {
+		// The next process finds what the killed one made and did not sync.
+		l.layer.Revive()
+		if l.worker, err = startFaultWorker(filepath.Join(l.world.dir, "bundles")); err != nil {
+			l.t.Fatal(err)
+		}
+		err = l.worker.do(job)
+	}
+	return data, l.layer.End(), err
 }
 
 // faultWorld are the releases and the data folders from which the steps start.
@@ -398,7 +404,7 @@ func (c powerCut) String() string {
 }
 
 // Wherever the power fails in a step, and whatever the disk lost that it did not promise to have, the same holds. And again
-// when the power fails while the step is repeated on such a disk.
+// when the power fails while the step is repeated on such a disk, or after a process that was killed.
 func TestPowerCuts(t *testing.T) {
 	w := newFaultWorld(t)
 	l := newLane(t, w.faultReleases, w.scratch)
@@ -425,6 +431,20 @@ func TestPowerCuts(t *testing.T) {
 				add(ts, out.Log, random.IntN(changes+1))
 			}
 		}
+		for i := range killedCutPoints {
+			at := 1 + random.IntN(changes)
+			if named := named(out.Ops); i%4 != 0 && len(named) > 0 { // where there is a name that is not synced yet
+				at = named[random.IntN(len(named))]
+			}
+			data, out, err := l.try(w.base(t, ts.from), faultJob{Step: ts.step}, faultfs.Options{Record: true, At: at, Kind: faultfs.Kill})
+			os.RemoveAll(data) //nolint:errcheck // scratch
+			if err != nil && ts.repeat == nil {
+				t.Errorf("%s: killed after change %d, repeat: %v", ts.step, at, err)
+			}
+			after := len(out.Log.Entries)
+			add(ts, out.Log, after)
+			add(ts, out.Log, min(after, at+random.IntN(max(1, after-at))))
+		}
 		for range secondCutPoints {
 			first := powerCut{ts, out.Log, random.IntN(changes + 1), random.Uint64()}
 			if log := w.repeated(l, first); log != nil {
@@ -448,6 +468,16 @@ func TestPowerCuts(t *testing.T) {
 	}
 	wg.Wait()
 	count.report()
+}
+
+// named lists the changes that gave a name to something, counted from 1.
+func named(ops []faultfs.Op) (at []int) {
+	for i, op := range ops {
+		if op == faultfs.Mkdir || op == faultfs.Rename {
+			at = append(at, i+1)
+		}
+	}
+	return at
 }
 
 // repeated takes a step again on the disk that a power cut left, and gives what was changed; nil if nothing was.

@@ -179,6 +179,13 @@ func (l *Layer) Begin(sub string, o Options) error {
 	return nil
 }
 
+// Revive lets the folder be changed again after Kill, as it is: nothing was lost, and nothing became more durable either.
+func (l *Layer) Revive() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trial.dead = false
+}
+
 // End ends what Begin began.
 func (l *Layer) End() Outcome {
 	l.mu.Lock()
@@ -211,7 +218,7 @@ func (l *Layer) do(c change) syscall.Errno {
 	}
 	t.Changes++
 	t.Ops = append(t.Ops, c.op)
-	struck := t.Changes == t.At
+	struck := t.Changes == t.At && t.At > 0
 	if struck {
 		t.Struck = string(c.op) + " " + strings.TrimPrefix(strings.TrimPrefix(c.path, t.prefix), "/")
 	}
