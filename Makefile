@@ -23,8 +23,8 @@ check: lint vuln race ## what a change must pass
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags e2e,bench ./integration ./registry/store
-	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.6.1 -tags e2e,bench ./...
+	$(GO) vet -tags e2e,bench,faults ./integration ./registry/store
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.6.1 -tags e2e,bench,faults ./...
 
 vuln: ## known vulnerabilities, where the database can be reached
 	@if curl -sfo /dev/null --max-time 10 https://vuln.go.dev/index/db.json; then \
