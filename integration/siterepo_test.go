@@ -62,6 +62,9 @@ func TestSiteOverrides(t *testing.T) {
 	if log := s.must("site", "log"); !strings.Contains(log, "jane") || !strings.Contains(log, "refs/heads/main") {
 		t.Errorf("who pushed: %s", log)
 	}
+	if log := s.must("journal", "show", "--kind", "site-push"); !strings.Contains(log, "jane") || strings.Count(log, "site-push") != 1 {
+		t.Errorf("the journal of pushes: %s", log)
+	}
 	if again := s.must("site", "shadows", "robot-stack"); !strings.Contains(again, "image.tag") {
 		t.Errorf("site shadows: %s", again)
 	}

@@ -108,7 +108,7 @@ func (w *wiring) open(ctx context.Context) error {
 	}
 	w.metrics = admin.NewMetrics(admin.MetricsOptions{Version: version, Kinds: relay.Kinds()})
 	w.scrubs = w.relay.NewScrubber(relay.ScrubberOptions{Log: w.log, Metrics: w.metrics, Open: openToHeal})
-	site, err := w.openSite(git)
+	site, err := w.openSite(ctx, git)
 	if err != nil {
 		return err
 	}
@@ -133,9 +133,10 @@ func gitQueue(processes int) *traffic.Queue {
 	return traffic.NewQueue(traffic.QueueOptions{Slots: processes, PerClient: max(1, processes/2)})
 }
 
-func (w *wiring) openSite(git smarthttp.Options) (*siterepo.Set, error) {
+func (w *wiring) openSite(ctx context.Context, git smarthttp.Options) (*siterepo.Set, error) {
 	return siterepo.Open(relay.SiteDir(w.data), siterepo.Options{
 		Names: w.flags.siteRepositories, AllowForce: w.flags.siteForce, HTTP: git,
+		Pushed: func(p siterepo.Push) error { return w.journal.Append(ctx, "site-push", p) },
 		MirrorHost: func(host string) bool { return w.server != nil && w.server.MirrorsHost(host) },
 		Problem: func(repository string, err error) {
 			w.log.Warn("a site repository has a problem", "repository", repository, "error", err)
