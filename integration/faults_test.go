@@ -120,7 +120,7 @@ func (l *lane) try(base string, job faultJob, o faultfs.Options) (data string, o
 			l.t.Fatal(err)
 		}
 	}
-	o.Kill = func() { l.worker.kill() }
+	o.Kill = l.worker.kill
 	if err := l.layer.Begin(sub, o); err != nil {
 		l.t.Fatal(err)
 	}

@@ -442,6 +442,9 @@ func (s *Server) ReloadAccounts() error {
 // reload serves what active.json says now, and gives its version. It is not ok when that cannot be served.
 func (s *Server) reload(ctx context.Context) (version state.Version, ok bool) {
 	active, version, err := readActive(ctx, s.relay.docs)
+	if err == nil && version == state.None && s.Generation().Number() > 0 { // lost, not decided
+		err = fmt.Errorf("%s is gone", activeFile)
+	}
 	// What was missing at a start, of a release that is only kept, may have come back.
 	again := len(s.Generation().Problems) > 0 && time.Since(s.loaded) > healInterval
 	if err == nil && active.Generation == s.Generation().Number() && !again {
