@@ -368,7 +368,9 @@ func (c *siteCheck) files() {
 			c.warn(Stray, e.Name(), "", errors.New("is nothing of the relay's"))
 		}
 	}
-	c.folder(derivedDir, func(name string) bool { return strings.HasSuffix(name, ".part") || !strings.Contains(name, ".") })
+	c.folder(derivedDir, func(name string) bool {
+		return strings.HasSuffix(name, ".part") || name == scrubFile || name == ballast
+	})
 	c.folder(releasesDir, func(name string) bool { return strings.HasSuffix(name, ".json") })
 	if c.relay.remote {
 		return
@@ -389,8 +391,8 @@ func (c *siteCheck) files() {
 
 // siteNames are what a data folder has at its top.
 var siteNames = []string{
-	"store", "git", "site", "tls", "identity", "journal", "quarantine", releasesDir, trustDir, derivedDir, "apply.lock",
-	activeFile, settingsFile, promisedFile, storageFile, "access.json", "hooks.json", "hooks-state.json", "state.db", "state.db-journal",
+	"store", "git", "site", "tls", "identity", "journal", releasesDir, trustDir, derivedDir, "apply.lock",
+	activeFile, settingsFile, promisedFile, storageFile, "access.json", "access.lock", "hooks.json", "hooks.lock", "hooks-state.json", "state.db", "state.db-journal",
 	"lost+found",
 }
 
