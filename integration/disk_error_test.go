@@ -56,7 +56,7 @@ func cutDisk(t *testing.T, device string, size uint64) {
 	}
 }
 
-// begins gives where on its disk a file begins, in bytes.
+// begins gives where on its disk a file or folder begins, in bytes.
 func begins(t *testing.T, path string) uint64 {
 	t.Helper()
 	f, err := os.Open(path)
@@ -64,14 +64,12 @@ func begins(t *testing.T, path string) uint64 {
 		t.Fatal(err)
 	}
 	defer f.Close() //nolint:errcheck // only asked
-	block := int32(0)
-	if err := fibmap(f, &block); err != nil {
+	begin, _, err := firstExtent(f)
+	if err != nil {
 		t.Skipf("the file system does not say where a file is: %v", err)
 	}
-	return uint64(block) * blockSize
+	return begin
 }
-
-const blockSize = 4096 // of the file systems that the tests make
 
 func syncDisk(t *testing.T, dir string) {
 	t.Helper()
@@ -98,7 +96,7 @@ func forget(t *testing.T, path string) {
 	}
 }
 
-// moveToEnd writes a blob anew until it lies behind all other files of the site.
+// moveToEnd writes a blob anew until it lies behind all other files and folders of the site.
 func (s *site) moveToEnd(disk, file string) {
 	s.t.Helper()
 	data, err := os.ReadFile(file)
@@ -107,7 +105,7 @@ func (s *site) moveToEnd(disk, file string) {
 	}
 	end := uint64(0)
 	err = filepath.WalkDir(disk, func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && path != file {
+		if err == nil && (d.Type().IsRegular() || d.IsDir()) && path != file {
 			if fi, err := d.Info(); err == nil && fi.Size() > 0 {
 				end = max(end, begins(s.t, path)+uint64(fi.Size()))
 			}

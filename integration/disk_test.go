@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,7 +35,7 @@ func ext4Disk(t *testing.T, size int64) (dir, device string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("mkfs.ext4", "-q", "-F", "-m", "0", "-b", strconv.Itoa(blockSize), image).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", image).CombinedOutput(); err != nil {
 		t.Skipf("no mkfs.ext4 here: %v %s", err, out)
 	}
 	out, err := exec.Command("losetup", "--find", "--show", image).Output()

@@ -158,7 +158,10 @@ func (s *survey) run(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err != nil {
+	var unlisted *store.UnlistedError
+	if errors.As(err, &unlisted) {
+		s.problem("%v", err) // what is there cannot be deleted, the rest can
+	} else if err != nil {
 		return err
 	}
 	left, err := s.relay.store.Unfinished(ctx)

@@ -147,14 +147,13 @@ var errScrubTime = errors.New("the time for scrubbing is over")
 func (s *scrubbing) run(ctx context.Context) error {
 	r := s.relay
 	if r.options.Progress != nil {
-		if err := r.store.Walk(ctx, func(d digest.Digest, size int64) error {
+		// What cannot be listed is found by the walk that reads.
+		_ = r.store.Walk(ctx, func(d digest.Digest, size int64) error {
 			if d > s.state.After {
 				s.total += size
 			}
 			return nil
-		}); err != nil {
-			return err
-		}
+		})
 	}
 	reading := ctx
 	if !s.options.Until.IsZero() {
@@ -185,6 +184,10 @@ func (s *scrubbing) run(ctx context.Context) error {
 		}
 		return nil
 	})
+	var unlisted *store.UnlistedError
+	if errors.As(err, &unlisted) {
+		s.failed, err = append(s.failed, err), nil // its blobs are missing; they are named at the end
+	}
 	if errors.Is(err, errScrubTime) {
 		err = nil
 	} else if err == nil {

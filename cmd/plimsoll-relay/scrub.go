@@ -82,8 +82,8 @@ func (f *scrubFlags) run(cmd *cobra.Command, data string) error {
 	} else {
 		printScrub(cmd.OutOrStdout(), res)
 	}
-	if err == nil && !res.Healthy() {
-		err = &relay.UnhealthyError{Result: res}
+	if !res.Healthy() {
+		err = errors.Join(&relay.UnhealthyError{Result: res}, err)
 	}
 	return err
 }

@@ -136,7 +136,7 @@ func gitQueue(processes int) *traffic.Queue {
 func (w *wiring) openSite(ctx context.Context, git smarthttp.Options) (*siterepo.Set, error) {
 	return siterepo.Open(relay.SiteDir(w.data), siterepo.Options{
 		Names: w.flags.siteRepositories, AllowForce: w.flags.siteForce, HTTP: git,
-		Pushed: func(p siterepo.Push) error { return w.journal.Append(ctx, "site-push", p) },
+		Pushed:     func(p siterepo.Push) error { return w.journal.Append(ctx, "site-push", p) },
 		MirrorHost: func(host string) bool { return w.server != nil && w.server.MirrorsHost(host) },
 		Problem: func(repository string, err error) {
 			w.log.Warn("a site repository has a problem", "repository", repository, "error", err)

@@ -118,18 +118,20 @@ func (f *files) walk(ctx context.Context, alg digest.Algorithm, fn func(digest.D
 	if err != nil {
 		return fmt.Errorf("walk store: %w", err)
 	}
+	var unlisted UnlistedError
 	for _, shard := range shards {
-		if err := f.walkShard(ctx, alg, shard, fn); err != nil {
+		if err := f.walkShard(ctx, alg, shard, &unlisted, fn); err != nil {
 			return err
 		}
 	}
-	return nil
+	return unlisted.orNil()
 }
 
-func (f *files) walkShard(ctx context.Context, alg digest.Algorithm, shard string, fn func(digest.Digest, int64) error) error {
+func (f *files) walkShard(ctx context.Context, alg digest.Algorithm, shard string, unlisted *UnlistedError, fn func(digest.Digest, int64) error) error {
 	names, err := f.list(ctx, shard)
 	if err != nil {
-		return fmt.Errorf("walk store: %w", err)
+		unlisted.add(shard, err)
+		return ctx.Err()
 	}
 	for _, name := range names {
 		if err := ctx.Err(); err != nil {
@@ -145,7 +147,8 @@ func (f *files) walkShard(ctx context.Context, alg digest.Algorithm, shard strin
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("walk store: %w", err)
+			unlisted.add(name, err)
+			continue
 		}
 		if err := fn(d, size); err != nil {
 			return err

@@ -36,9 +36,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	_ "crypto/sha256" // go-digest hashes only with what is linked
 	_ "crypto/sha512"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -169,14 +171,42 @@ func (s *Store) Partial(ctx context.Context, d digest.Digest) int64 {
 }
 
 // Walk calls fn for every admitted blob, in the order of algorithm and digest, until fn fails. A blob that is admitted
-// meanwhile may be left out.
+// meanwhile may be left out. What the disk does not give is passed over, and named by an *UnlistedError at the end.
 func (s *Store) Walk(ctx context.Context, fn func(d digest.Digest, size int64) error) error {
+	var unlisted UnlistedError
 	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
-		if err := s.place.walk(ctx, alg, fn); err != nil {
+		err := s.place.walk(ctx, alg, fn)
+		var some *UnlistedError
+		if errors.As(err, &some) {
+			unlisted.Paths, unlisted.Err = append(unlisted.Paths, some.Paths...), cmp.Or(unlisted.Err, some.Err)
+		} else if err != nil {
 			return err
 		}
 	}
-	return nil
+	return unlisted.orNil()
+}
+
+// UnlistedError says that Walk went past folders or files that the disk did not give.
+type UnlistedError struct {
+	Paths []string // below the store's folder
+	Err   error    // of the first one
+}
+
+func (e *UnlistedError) Error() string {
+	return fmt.Sprintf("walk store: %d folders or files cannot be read, the first is %s: %v", len(e.Paths), e.Paths[0], e.Err)
+}
+
+func (e *UnlistedError) Unwrap() error { return e.Err }
+
+func (e *UnlistedError) add(path string, err error) {
+	e.Paths, e.Err = append(e.Paths, path), cmp.Or(e.Err, err)
+}
+
+func (e *UnlistedError) orNil() error {
+	if len(e.Paths) == 0 {
+		return nil
+	}
+	return e
 }
 
 func checkDigest(d digest.Digest) error {
