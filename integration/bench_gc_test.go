@@ -37,14 +37,14 @@ func TestBenchGC(t *testing.T) {
 		t.Fatal(err)
 	}
 	name := "/v2/" + relay.repository + "robot-app"
-	plan := loadgen.Plan{Repeat: &loadgen.Repeat{Clients: 4, For: 3 * time.Second, Exchange: []loadgen.Request{
+	plan := loadgen.Plan{Repeat: &loadgen.Repeat{Clients: 100, Every: 200 * time.Millisecond, For: 3 * time.Second, Exchange: []loadgen.Request{
 		{Method: "GET", Path: name + "/manifests/v1.5.4", Headers: "Accept: " + ocispec.MediaTypeImageIndex + "\r\n"},
 		{Method: "GET", Path: name + "/blobs/" + manifest.Layers[0].Digest.String()},
 	}}}
 	s.load(relay, plan) // warms up
 	var quiet, busy []float64
 	var took []time.Duration
-	for range 5 {
+	for range 3 {
 		s.litter(garbageBlobs)
 		quiet = append(quiet, s.load(relay, plan).Percentile(99).Seconds()*1e3)
 		took = append(took, s.collectGarbage())

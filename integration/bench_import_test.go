@@ -86,7 +86,7 @@ func TestBenchImport(t *testing.T) {
 	passes(t, "import, MiB RSS", float64(rss)/(1<<20), "<=", 64)
 
 	start := time.Now()
-	again, err := f.run("plimsoll-relay", "import", "--json", first, "--data", data)
+	again, err := f.run("plimsoll-relay", "import", "--json", "--progress", "none", first, "--data", data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func TestBenchImport(t *testing.T) {
 			removed++
 		}
 	}
-	out, err := f.run("plimsoll-relay", "import", "--json", next, "--data", data)
+	out, err := f.run("plimsoll-relay", "import", "--json", "--progress", "none", next, "--data", data)
 	if err != nil {
 		t.Fatal(err)
 	}
