@@ -120,7 +120,7 @@ spec:
 		t.Fatal(err)
 	}
 	res, err := builder.Build(ctx, sink, builder.Options{
-		Spec: b, SpecData: data, Since: since, Registries: &origin.Registries{}, Release: signer, TempDir: t.TempDir(),
+		Spec: b, SpecData: data, Since: since, Registries: &origin.Registries{}, Release: sign.Signers{signer}, TempDir: t.TempDir(),
 	})
 	if err := errors.Join(err, sink.Close()); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/plimsoll/plimsoll/bundle"
 	"github.com/plimsoll/plimsoll/bundle/media"
+	"github.com/plimsoll/plimsoll/internal/durable"
 	"github.com/plimsoll/plimsoll/registry"
 )
 
@@ -362,7 +363,7 @@ func (c *siteCheck) files() {
 	}
 	for _, e := range top {
 		switch {
-		case isTemporary(e.Name()):
+		case durable.IsTemporary(e.Name()):
 			c.report.Leftovers = append(c.report.Leftovers, e.Name())
 		case !slices.Contains(siteNames, strings.TrimSuffix(strings.TrimSuffix(e.Name(), "-wal"), "-shm")):
 			c.warn(Stray, e.Name(), "", errors.New("is nothing of the relay's"))
@@ -396,11 +397,6 @@ var siteNames = []string{
 	"lost+found",
 }
 
-// isTemporary tells whether a file is what durable.WriteFile leaves when it is cut.
-func isTemporary(name string) bool {
-	return strings.HasPrefix(name, ".") && strings.Contains(name, ".tmp-")
-}
-
 func (c *siteCheck) folder(dir string, belongs func(name string) bool) {
 	entries, err := os.ReadDir(filepath.Join(c.relay.dir, filepath.FromSlash(dir)))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -408,7 +404,7 @@ func (c *siteCheck) folder(dir string, belongs func(name string) bool) {
 	}
 	for _, e := range entries {
 		switch {
-		case isTemporary(e.Name()):
+		case durable.IsTemporary(e.Name()):
 			c.report.Leftovers = append(c.report.Leftovers, dir+"/"+e.Name())
 		case !belongs(e.Name()):
 			c.violate(Stray, dir+"/"+e.Name(), "", errors.New("does not belong here"))

@@ -47,10 +47,12 @@ type GCResult struct {
 	UnfinishedBytes int64     `json:"unfinishedBytes"`
 	Packs           int       `json:"packs"` // of the Git mirror, put together again without what is not kept
 	PackBytes       int64     `json:"packBytes"`
-	PacksNoRoom     bool      `json:"packsNoRoom,omitempty"` // Git packs could be smaller, but there is no room to put them together
-	Derived         int       `json:"derived"`               // files that were computed from releases which are gone
-	List            []GCBlob  `json:"list,omitempty"`        // of a dry run: the blobs, sorted by digest
-	Problems        []string  `json:"problems,omitempty"`    // what could not be read, and keeps nothing for that
+	PacksNoRoom     bool      `json:"packsNoRoom,omitempty"`   // Git packs could be smaller, but there is no room to put them together
+	Derived         int       `json:"derived"`                 // files that were computed from releases which are gone
+	Leftovers       int       `json:"leftovers"`               // files of writes that were cut, older than a day
+	List            []GCBlob  `json:"list,omitempty"`          // of a dry run: the blobs, sorted by digest
+	LeftoverFiles   []string  `json:"leftoverFiles,omitempty"` // of a dry run: the files, below the data folder
+	Problems        []string  `json:"problems,omitempty"`      // what could not be read, and keeps nothing for that
 }
 
 // GCBlob is one blob that would be deleted.
@@ -100,6 +102,7 @@ func (r *Relay) collect(ctx context.Context, o GCOptions) (*GCResult, error) {
 	if err := s.run(ctx); err != nil {
 		return nil, err
 	}
+	s.findLeftovers()
 	keep := s.repositories()
 	if o.DryRun {
 		git, err := r.mirror.Collect(ctx, keep, true)
@@ -138,6 +141,7 @@ type survey struct {
 	blobs      []GCBlob // sorted by digest
 	unfinished []store.Unfinished
 	derived    []string // paths
+	leftovers  []string // files below the data folder
 	problems   []string
 }
 
@@ -324,6 +328,7 @@ func (s *survey) result(git gitmirror.Collection) *GCResult {
 	res := &GCResult{
 		Releases: []Release{}, Blobs: len(s.blobs), Unfinished: len(s.unfinished), Derived: len(s.derived), Problems: s.problems,
 		Packs: git.Packs, PackBytes: git.Bytes, PacksNoRoom: git.NoRoom, List: s.blobs,
+		Leftovers: len(s.leftovers), LeftoverFiles: s.leftovers,
 	}
 	for _, rec := range s.leave {
 		res.Releases = append(res.Releases, rec.Release())
@@ -341,7 +346,7 @@ func (s *survey) result(git gitmirror.Collection) *GCResult {
 func (s *survey) sweep(ctx context.Context, keep []gitmirror.Repository) (res *GCResult, err error) {
 	r := s.relay
 	planned := s.result(gitmirror.Collection{})
-	planned.List = nil
+	planned.List, planned.LeftoverFiles = nil, nil
 	res = &GCResult{Releases: []Release{}, Problems: s.problems}
 	nothing := len(s.leave) == 0 && len(s.blobs) == 0 && len(s.unfinished) == 0
 	var unrecorded error
@@ -363,6 +368,7 @@ func (s *survey) sweep(ctx context.Context, keep []gitmirror.Repository) (res *G
 	if err := s.sweepRecords(ctx, res); err != nil {
 		return res, err
 	}
+	s.sweepLeftovers(res)
 	if err := s.sweepBlobs(ctx, res); err != nil {
 		return res, err
 	}

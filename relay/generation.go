@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"reflect"
 	"slices"
@@ -208,20 +207,7 @@ func (r *Relay) admitGit(ctx context.Context, it gitPart) error {
 	if r.mirror.Admitted(it.Repository, it.Git) {
 		return nil
 	}
-	var layers []gitmirror.Layer
-	err := bundle.Walk(ctx, r.store, it.Descriptor, func(n bundle.Node) error {
-		if !n.Manifest && n.Descriptor.MediaType == bundle.MediaTypeGitLayer {
-			layers = append(layers, gitmirror.Layer{
-				Name: n.Descriptor.Digest.String(),
-				Open: func() (io.ReadCloser, error) { return r.store.Open(ctx, n.Descriptor) },
-			})
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return r.mirror.Admit(ctx, it.Repository, it.Git, layers)
+	return r.mirror.Admit(ctx, it.Repository, it.Git, r.gitLayers(ctx, it))
 }
 
 // check asserts that every blob of the active releases is in the store, with its size: a tag whose layer is missing

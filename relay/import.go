@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -19,6 +20,8 @@ import (
 type ImportOptions struct {
 	Policy    attest.Policy // who may release; without keys everything is denied
 	From      string        // the reference as the operator gave it, for the record
+	PlainHTTP bool          // how From is reached, likewise: without TLS
+	CAFile    string        // likewise: the CA of its registry, made absolute for the record
 	Channel   string        // that the release is for; empty: the bundle's name
 	StageOnly bool          // verify and store, and leave the activation for later
 	MakeRoom  bool          // collect garbage first when the release would not fit otherwise
@@ -43,6 +46,9 @@ type ImportPlan struct {
 	Garbage   int64     `json:"garbage"`   // bytes that a collection of garbage would free now
 	Drops     []Release `json:"drops"`     // that are not kept any more once this one is active
 	Freed     int64     `json:"freed"`     // bytes that a collection of garbage would free then
+
+	Estimate        *ImportEstimate `json:"estimate,omitempty"`        // how long the copying takes; nil when there is nothing to copy
+	EstimateUnknown string          `json:"estimateUnknown,omitempty"` // why it could not be found out
 
 	Active     bool   `json:"active"`     // it is served already
 	Generation uint64 `json:"generation"` // that would be served
@@ -96,7 +102,8 @@ func (r *Relay) Import(ctx context.Context, src media.Source, o ImportOptions) (
 	return res, err
 }
 
-// PlanImport verifies a bundle and says what an import would do. It writes nothing.
+// PlanImport verifies a bundle and says what an import would do, and how long it would take as a short try of source and
+// disk says. It leaves nothing behind. A source that does not give what it names is an error, as it is for an import.
 func (r *Relay) PlanImport(ctx context.Context, src media.Source, o ImportOptions) (*ImportPlan, error) {
 	i, err := r.prepare(ctx, src, o)
 	if err != nil {
@@ -133,6 +140,10 @@ func (r *Relay) prepare(ctx context.Context, src media.Source, o ImportOptions) 
 	if o.Accept == nil {
 		o.Accept = NewerVersion
 	}
+	o, err := o.recordable()
+	if err != nil {
+		return nil, err
+	}
 	p := r.options.Progress
 	p.Report(progress.Event{Stage: "verify", Name: o.From})
 	root, err := src.Root(ctx)
@@ -167,6 +178,25 @@ func (r *Relay) prepare(ctx context.Context, src media.Source, o ImportOptions) 
 		return nil, err
 	}
 	return i, r.checkNames(ctx, i.next, i.release, lock)
+}
+
+// recordable gives the options with what a record may say of how the source is reached.
+func (o ImportOptions) recordable() (ImportOptions, error) {
+	if !isRegistry(o.From) {
+		o.PlainHTTP, o.CAFile = false, ""
+	}
+	if o.CAFile == "" {
+		return o, nil
+	}
+	path, err := filepath.Abs(o.CAFile) // the relay that serves runs in another folder
+	if err == nil {
+		err = checkCAFile(path)
+	}
+	if err != nil {
+		return o, fmt.Errorf("CA file %.80q: %w", o.CAFile, err)
+	}
+	o.CAFile = path
+	return o, nil
 }
 
 // run stores the release and, if that is wanted, activates it.
@@ -295,7 +325,8 @@ func plain(d ocispec.Descriptor) ocispec.Descriptor {
 func (pl *plan) record(i *importing) Record {
 	rec := Record{
 		APIVersion: recordVersion, Name: i.release.Name, Version: i.release.Version, Channel: i.channel, Bundle: i.release.Bundle,
-		Imported: now(), From: i.options.From, Signatures: []RecordSignature{}, Beside: pl.beside,
+		Imported: now(), From: i.options.From, PlainHTTP: i.options.PlainHTTP, CAFile: i.options.CAFile,
+		Signatures: []RecordSignature{}, Beside: pl.beside,
 	}
 	for _, s := range i.verified.Signatures() {
 		rec.Signatures = append(rec.Signatures, RecordSignature{KeyID: s.KeyID, Form: s.Form, Manifest: s.Manifest})

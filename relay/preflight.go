@@ -79,12 +79,17 @@ func (i *importing) describe(ctx context.Context) (*ImportPlan, error) {
 		return nil, err
 	}
 	left := pl.left(ctx, r)
+	estimate, unknown, err := i.estimate(ctx, pl.missingBytes-left, free)
+	if err != nil {
+		return nil, err
+	}
 	return &ImportPlan{
 		Name: i.release.Name, Version: i.release.Version, Channel: i.channel, Bundle: i.release.Bundle,
 		Signatures: pl.record(i).Signatures, Blobs: len(pl.nodes), Bytes: pl.bytes, CopyBlobs: len(pl.missing),
 		CopyBytes: pl.missingBytes - left, LeftBytes: left, Need: need, Free: free, Garbage: now.Bytes,
 		Drops: append([]Release{}, dropped(i.active, i.next)...), Freed: then.Bytes,
 		Active: i.next.Generation == i.active.Generation, Generation: i.next.Generation,
+		Estimate: estimate, EstimateUnknown: unknown,
 	}, nil
 }
 

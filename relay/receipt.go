@@ -128,19 +128,27 @@ func (r *Relay) receipt(ctx context.Context, o ReceiptOptions) ([]byte, error) {
 	return data, nil
 }
 
-// promiseReceipt makes the promise of a receipt. The promise comes before the receipt leaves, so that none is out there
-// which is not kept. If it does not leave, then the one before is still the last that did.
+// promiseReceipt makes the promise of a receipt. Until it has left, and after a crash nobody can tell, both it and the one
+// before may be the last that did: what either lists is promised.
 func (r *Relay) promiseReceipt(ctx context.Context, entry receiptRecord, deliver func() error) error {
 	before, err := r.docs.Read(ctx, promisedFile)
 	none := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !none {
 		return err
 	}
-	if err := r.promise(ctx, entry.Made, entry.Bundles); err != nil {
+	earlier, err := r.promised(ctx)
+	if err != nil {
 		return err
 	}
-	err = deliver()
-	if err == nil {
+	both := slices.Compact(slices.Sorted(slices.Values(slices.Concat(earlier, entry.Bundles))))
+	if err := r.promise(ctx, entry.Made, both); err != nil {
+		return err
+	}
+	if err = deliver(); err == nil {
+		if err := r.promise(ctx, entry.Made, entry.Bundles); err != nil {
+			// It has left. To keep more than it lists harms nobody, and the next one sets it right.
+			r.note(ctx, "receipt-keeps-more", refusedReceipt{Receipt: entry.Receipt, Reason: err.Error()})
+		}
 		return nil
 	}
 	r.note(ctx, "receipt-refused", refusedReceipt{Receipt: entry.Receipt, Reason: err.Error()})

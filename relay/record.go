@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"path/filepath"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -17,6 +18,8 @@ import (
 const (
 	releasesDir   = "releases"
 	recordVersion = "plimsoll.release-record.v2"
+
+	maxCAFile = 4096 // bytes, as the kernel takes a path
 )
 
 // Record says how a release came here. It is written when all bytes of the release are in the store, before the
@@ -25,12 +28,14 @@ type Record struct {
 	APIVersion string             `json:"apiVersion"`
 	Name       string             `json:"name"`
 	Version    string             `json:"version"`
-	Channel    string             `json:"channel"`    // that it was imported for
-	Bundle     ocispec.Descriptor `json:"bundle"`     // of the index: media type, digest and size only
-	Imported   string             `json:"imported"`   // RFC 3339, the relay's own clock
-	From       string             `json:"from"`       // the reference that it was imported from
-	Signatures []RecordSignature  `json:"signatures"` // those that convinced the relay
-	Beside     []BesideManifest   `json:"beside"`     // signatures and attestations of the bundle itself, in the store
+	Channel    string             `json:"channel"`             // that it was imported for
+	Bundle     ocispec.Descriptor `json:"bundle"`              // of the index: media type, digest and size only
+	Imported   string             `json:"imported"`            // RFC 3339, the relay's own clock
+	From       string             `json:"from"`                // the reference that it was imported from
+	PlainHTTP  bool               `json:"plainHTTP,omitempty"` // how it was reached: without TLS
+	CAFile     string             `json:"caFile,omitempty"`    // likewise: the CA of its registry, a whole path
+	Signatures []RecordSignature  `json:"signatures"`          // those that convinced the relay
+	Beside     []BesideManifest   `json:"beside"`              // signatures and attestations of the bundle itself, in the store
 }
 
 // RecordSignature is one accepted signature.
@@ -50,6 +55,21 @@ type BesideManifest struct {
 func (rec Record) Release() Release {
 	return Release{Name: rec.Name, Version: rec.Version, Bundle: rec.Bundle}
 }
+
+// Origin is a place that a release came from, and how it is reached. Credentials are no part of it.
+type Origin struct {
+	From      string // as media.OpenSource takes it
+	PlainHTTP bool
+	CAFile    string
+}
+
+// Origin is where the release came from.
+func (rec Record) Origin() Origin {
+	return Origin{From: rec.From, PlainHTTP: rec.PlainHTTP, CAFile: rec.CAFile}
+}
+
+// isRegistry tells whether a reference is one of a registry, as media.OpenSource takes it.
+func isRegistry(ref string) bool { return strings.HasPrefix(ref, "oci://") }
 
 func recordName(d digest.Digest) string { return releasesDir + "/" + d.Encoded() + ".json" }
 
@@ -78,7 +98,19 @@ func (r *Relay) Record(ctx context.Context, d digest.Digest) (Record, error) {
 	if rec.APIVersion != recordVersion || rec.Bundle.Digest != d {
 		return rec, fmt.Errorf("release record %s: apiVersion %q for %s", d, rec.APIVersion, rec.Bundle.Digest)
 	}
+	if rec.CAFile != "" {
+		if err := checkCAFile(rec.CAFile); err != nil {
+			return rec, fmt.Errorf("release record %s: caFile %.80q: %w", d, rec.CAFile, err)
+		}
+	}
 	return rec, nil
+}
+
+func checkCAFile(path string) error {
+	if !filepath.IsAbs(path) || len(path) > maxCAFile {
+		return fmt.Errorf("want a whole path of at most %d bytes", maxCAFile)
+	}
+	return nil
 }
 
 // records lists all staged releases, active or not.

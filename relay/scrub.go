@@ -20,6 +20,7 @@ import (
 	"github.com/plimsoll/plimsoll/internal/progress"
 	"github.com/plimsoll/plimsoll/internal/strictjson"
 	"github.com/plimsoll/plimsoll/registry/store"
+	"github.com/plimsoll/plimsoll/relay/gitmirror"
 )
 
 const (
@@ -40,23 +41,27 @@ type ScrubOptions struct {
 	Until time.Time // when to stop, to go on another time; zero: at the last blob
 
 	Found func(BadBlob) // is told of each damaged or unreadable one when it is found; may be nil
+
+	gitOnly bool // the blobs are somebody else's to look after
 }
 
 // ScrubResult is what a scrub found.
 type ScrubResult struct {
 	Checked int   `json:"checked"` // blobs that were read again
 	Bytes   int64 `json:"bytes"`   // of them
-	Whole   bool  `json:"whole"`   // the last blob was reached: everything was read since the pass began
+	Whole   bool  `json:"whole"`   // the end was reached: everything was read since the pass began
 	Flaky   int   `json:"flaky"`   // blobs that were wrong once and right when read again: memory or cables, not the disk
 
 	Damaged    []BadBlob `json:"damaged"`    // their bytes are not what they should be; they are not served any more
 	Unreadable []BadBlob `json:"unreadable"` // the disk does not give them
 	Missing    []BadBlob `json:"missing"`    // named by releases that are here, and not in the store; the damaged ones too
+
+	Git GitScrub `json:"git"` // the mirror, which is looked at behind the last blob
 }
 
 // Healthy tells whether nothing is wrong.
 func (r *ScrubResult) Healthy() bool {
-	return len(r.Damaged) == 0 && len(r.Unreadable) == 0 && len(r.Missing) == 0
+	return len(r.Damaged) == 0 && len(r.Unreadable) == 0 && len(r.Missing) == 0 && r.Git.Healthy()
 }
 
 // BadBlob is a blob that cannot be served.
@@ -81,6 +86,9 @@ type scrubState struct {
 	Began      string        `json:"began"`           // RFC 3339: the pass that goes on, or ended last
 	Ended      string        `json:"ended,omitempty"` // RFC 3339; empty while it goes on
 	After      digest.Digest `json:"after,omitempty"` // the last blob that was read
+
+	GitAfter string              `json:"gitAfter,omitempty"` // likewise, of the mirror's packs
+	GitBad   []gitmirror.BadPack `json:"gitBad,omitempty"`   // what could not be repaired; is tried again
 }
 
 func (r *Relay) scrubPath() string { return filepath.Join(r.dir, derivedDir, scrubFile) }
@@ -109,19 +117,23 @@ func (r *Relay) writeScrubState(s scrubState) {
 }
 
 // Scrub reads the blobs of the store again, those that were not read for longest first, and takes out what is damaged.
-// It changes nothing else, and holds nobody up: imports, collections and robots go on.
+// Then it does so with the packs of the Git mirror, and makes them again if they are damaged: only then imports wait. It
+// changes nothing else, and holds nobody up: imports, collections and robots go on.
 //
 // The whole store is read and not only what releases name: a damaged blob that waits for its collection would else be
 // taken for good by the next import that needs it.
 func (r *Relay) Scrub(ctx context.Context, o ScrubOptions) (*ScrubResult, error) {
 	s := &scrubbing{relay: r, options: o, limit: rate.NewLimiter(rate.Inf, scrubBurst), saved: time.Now()}
-	s.result = ScrubResult{Damaged: []BadBlob{}, Unreadable: []BadBlob{}, Missing: []BadBlob{}}
+	s.result = ScrubResult{
+		Damaged: []BadBlob{}, Unreadable: []BadBlob{}, Missing: []BadBlob{},
+		Git: GitScrub{Damaged: []gitmirror.BadPack{}, Left: []string{}},
+	}
 	if o.Rate > 0 {
 		s.limit = rate.NewLimiter(rate.Limit(o.Rate), scrubBurst)
 	}
 	s.state = r.readScrubState()
 	if o.All || s.state.Began == "" || s.state.Ended != "" {
-		s.state = scrubState{Began: now()}
+		s.state = scrubState{Began: now(), GitBad: s.state.GitBad}
 	}
 	err := s.run(ctx)
 	return &s.result, err
@@ -146,6 +158,37 @@ var errScrubTime = errors.New("the time for scrubbing is over")
 
 func (s *scrubbing) run(ctx context.Context) error {
 	r := s.relay
+	reading := ctx
+	if !s.options.Until.IsZero() {
+		var cancel context.CancelFunc
+		reading, cancel = context.WithDeadlineCause(ctx, s.options.Until, errScrubTime)
+		defer cancel()
+	}
+	done, err := true, error(nil)
+	if !s.options.gitOnly {
+		done, err = s.blobs(reading, ctx)
+	}
+	if err == nil && done {
+		if done, err = s.git(reading, ctx); err != nil && ctx.Err() == nil {
+			// A box without git must not read its blobs over and over for that.
+			s.failed, err = append(s.failed, err), nil
+		}
+	}
+	if err == nil && done {
+		s.result.Whole = true
+		s.state.Ended, s.state.After, s.state.GitAfter = now(), "", ""
+	}
+	r.writeScrubState(s.state)
+	if s.result.Whole && !s.options.gitOnly {
+		s.result.Missing, err = r.missing(ctx, s.names)
+		r.options.Progress.Report(progress.Event{Stage: "scrub", Done: s.total, Total: s.total, End: true})
+	}
+	return errors.Join(append(s.failed, err)...)
+}
+
+// blobs reads those again that the pass has not read yet. done is false when the time was over before the last one.
+func (s *scrubbing) blobs(reading, ctx context.Context) (done bool, err error) {
+	r := s.relay
 	if r.options.Progress != nil {
 		// What cannot be listed is found by the walk that reads.
 		_ = r.store.Walk(ctx, func(d digest.Digest, size int64) error {
@@ -155,13 +198,7 @@ func (s *scrubbing) run(ctx context.Context) error {
 			return nil
 		})
 	}
-	reading := ctx
-	if !s.options.Until.IsZero() {
-		var cancel context.CancelFunc
-		reading, cancel = context.WithDeadlineCause(ctx, s.options.Until, errScrubTime)
-		defer cancel()
-	}
-	err := r.store.Walk(ctx, func(d digest.Digest, _ int64) error {
+	err = r.store.Walk(ctx, func(d digest.Digest, _ int64) error {
 		if d <= s.state.After {
 			return nil
 		}
@@ -188,31 +225,34 @@ func (s *scrubbing) run(ctx context.Context) error {
 	if errors.As(err, &unlisted) {
 		s.failed, err = append(s.failed, err), nil // its blobs are missing; they are named at the end
 	}
+	done = err == nil
 	if errors.Is(err, errScrubTime) {
 		err = nil
-	} else if err == nil {
-		s.result.Whole = true
-		s.state.Ended, s.state.After = now(), ""
 	}
 	r.writeScrubState(s.state)
 	if err == nil {
 		err = s.unreadable(ctx)
 	}
-	if err == nil && s.result.Whole {
-		s.result.Missing, err = r.missing(ctx, s.names)
-		r.options.Progress.Report(progress.Event{Stage: "scrub", Done: s.total, Total: s.total, End: true})
+	return done, err
+}
+
+// wait waits for the rate.
+func (s *scrubbing) wait(ctx context.Context, n int) error {
+	err := s.limit.WaitN(ctx, n)
+	if err != nil && ctx.Err() == nil {
+		// The limiter says at once that the turn would come behind the deadline.
+		<-ctx.Done()
 	}
-	return errors.Join(append(s.failed, err)...)
+	if err != nil {
+		return ctx.Err()
+	}
+	return nil
 }
 
 // pace waits for the rate, and lets the progress know.
 func (s *scrubbing) pace(ctx context.Context, n int) error {
-	if err := s.limit.WaitN(ctx, n); err != nil {
-		if ctx.Err() == nil {
-			// The limiter says at once that the turn would come behind the deadline.
-			<-ctx.Done()
-		}
-		return ctx.Err()
+	if err := s.wait(ctx, n); err != nil {
+		return err
 	}
 	s.result.Bytes += int64(n)
 	s.relay.options.Progress.Report(progress.Event{Stage: "scrub", Done: min(s.result.Bytes, s.total), Total: s.total})
@@ -411,5 +451,9 @@ type UnhealthyError struct{ Result *ScrubResult }
 
 func (e *UnhealthyError) Error() string {
 	r := e.Result
-	return fmt.Sprintf("store: %d blobs damaged, %d unreadable, %d missing", len(r.Damaged), len(r.Unreadable), len(r.Missing))
+	text := fmt.Sprintf("store: %d blobs damaged, %d unreadable, %d missing", len(r.Damaged), len(r.Unreadable), len(r.Missing))
+	if !r.Git.Healthy() {
+		text += "; git mirror: damaged: " + r.Git.Reason
+	}
+	return text
 }

@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -35,8 +35,8 @@ type ScrubberOptions struct {
 	Metrics *admin.Metrics
 	Delay   time.Duration // before it begins; 10 minutes if 0
 
-	// Open opens a place from which releases came, to heal from it; media.OpenSource with the site's settings. May be nil.
-	Open func(ctx context.Context, ref string) (media.Source, error)
+	// Open opens a place from which releases came, to heal from it; media.OpenSource in the way that it says. May be nil.
+	Open func(ctx context.Context, o Origin) (media.Source, error)
 }
 
 // Scrubber reads blobs again while the relay serves, and heals what it can.
@@ -46,10 +46,11 @@ type Scrubber struct {
 	log      *slog.Logger
 	suspects chan digest.Digest
 
-	trouble map[string]string           // doing what → what the log was last told of it
-	looked  map[digest.Digest]time.Time // suspects
-	tried   time.Time                   // the last healing; zero: none, or something new is missing
-	left    int                         // what is missing, as it was last told
+	trouble  map[string]string           // doing what → what the log was last told of it
+	looked   map[digest.Digest]time.Time // suspects
+	tried    time.Time                   // the last healing; zero: none, or something new is missing
+	gitTried time.Time                   // the last repair of the mirror that was tried again
+	left     int                         // what is missing, as it was last told
 }
 
 // NewScrubber makes one; Run does its work.
@@ -103,15 +104,17 @@ func (s *Scrubber) look(ctx context.Context) {
 	}
 	for ctx.Err() == nil {
 		until, due := settings.Scrub.due(time.Now(), s.relay.readScrubState())
-		if !due || s.relay.remote { // what is in S3 its servers look after
+		if !due {
 			break
 		}
-		res, err := s.relay.Scrub(ctx, ScrubOptions{Rate: settings.Scrub.BytesPerSecond(), Until: until, Found: s.found})
+		// What is in S3 its servers look after; the Git mirror is on the disk of this machine all the same.
+		res, err := s.relay.Scrub(ctx, ScrubOptions{Rate: settings.Scrub.BytesPerSecond(), Until: until, Found: s.found, gitOnly: s.relay.remote})
 		s.report("scrub", err)
+		s.gitScrubbed(&res.Git)
 		if s.options.Metrics != nil {
 			s.options.Metrics.Scrubbed(res.Checked, res.Bytes, res.Whole)
 		}
-		if res.Whole {
+		if res.Whole && !s.relay.remote {
 			s.log.Info("all blobs were read again", "flaky", res.Flaky)
 		}
 		if len(res.Damaged)+len(res.Unreadable) > 0 {
@@ -128,6 +131,7 @@ func (s *Scrubber) look(ctx context.Context) {
 	if !s.relay.remote && (s.tried.IsZero() || time.Since(s.tried) >= healEvery) {
 		s.heal(ctx)
 	}
+	s.healGit(ctx)
 }
 
 // suspect looks at one blob now.
@@ -203,11 +207,11 @@ func (s *Scrubber) heal(ctx context.Context) {
 	s.tried = time.Now()
 	left, err := s.relay.missing(ctx, func(context.Context, digest.Digest) []BlobUse { return nil })
 	s.report("heal", err)
-	for _, ref := range s.places(ctx, len(left)) {
+	for _, place := range s.places(ctx, len(left)) {
 		if ctx.Err() != nil || len(left) == 0 {
 			break
 		}
-		left = s.healFrom(ctx, ref, left)
+		left = s.healFrom(ctx, place, left)
 	}
 	if s.options.Metrics != nil {
 		s.options.Metrics.BlobsMissing(len(left))
@@ -220,7 +224,7 @@ func (s *Scrubber) heal(ctx context.Context) {
 
 // places lists where the releases that are here came from and what can be named from here: registries, and files by their
 // whole path, which may be on a stick that is still, or again, plugged in.
-func (s *Scrubber) places(ctx context.Context, missing int) (all []string) {
+func (s *Scrubber) places(ctx context.Context, missing int) (all []Origin) {
 	if missing == 0 || s.options.Open == nil {
 		return nil
 	}
@@ -228,20 +232,24 @@ func (s *Scrubber) places(ctx context.Context, missing int) (all []string) {
 	if err != nil {
 		return nil
 	}
-	seen := make(map[string]bool)
 	for _, rec := range recs {
-		if (strings.HasPrefix(rec.From, "oci://") || filepath.IsAbs(rec.From)) && !seen[rec.From] {
-			seen[rec.From] = true
-			all = append(all, rec.From)
+		o := rec.Origin()
+		if (isRegistry(o.From) || filepath.IsAbs(o.From)) && !slices.Contains(all, o) {
+			all = append(all, o)
 		}
 	}
 	return all
 }
 
-func (s *Scrubber) healFrom(ctx context.Context, ref string, left []BadBlob) []BadBlob {
-	src, err := s.options.Open(ctx, ref)
+func (s *Scrubber) healFrom(ctx context.Context, o Origin, left []BadBlob) []BadBlob {
+	ref := o.From
+	src, err := s.options.Open(ctx, o)
 	if err != nil {
-		s.log.Debug("a place to heal from cannot be reached", "from", ref, "error", err)
+		level := slog.LevelDebug // a medium that is not plugged in
+		if isRegistry(ref) {
+			level = slog.LevelWarn // opening asks nobody: its CA file is gone, or what this machine has of credentials is wrong
+		}
+		s.log.Log(ctx, level, "a place to heal from cannot be opened", "from", ref, "error", err)
 		return left
 	}
 	defer src.Close() //nolint:errcheck // only read from

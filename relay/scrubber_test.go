@@ -114,11 +114,11 @@ func background(t *testing.T, r *Relay, reach *atomic.Bool, what func(s *Scrubbe
 	log := new(lockedBuffer)
 	s := r.NewScrubber(ScrubberOptions{
 		Log: slog.New(slog.NewTextHandler(log, nil)), Metrics: admin.NewMetrics(admin.MetricsOptions{}),
-		Open: func(ctx context.Context, ref string) (media.Source, error) {
+		Open: func(ctx context.Context, o Origin) (media.Source, error) {
 			if !reach.Load() {
 				return nil, os.ErrNotExist
 			}
-			return media.OpenSource(ctx, ref, media.Options{})
+			return media.OpenSource(ctx, o.From, media.Options{PlainHTTP: o.PlainHTTP, CAFile: o.CAFile})
 		},
 	})
 	ctx, cancel := context.WithCancel(t.Context())

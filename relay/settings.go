@@ -135,12 +135,32 @@ func (r *Relay) ChangeSettings(ctx context.Context, fn func(*Settings) error) (S
 		if err != nil {
 			return err
 		}
-		if _, err := r.docs.Write(ctx, settingsFile, data, version); err != nil {
-			return fmt.Errorf("%s: %w", settingsFile, err)
+		if s == have {
+			return nil
 		}
-		return nil
+		return r.writeSettings(ctx, s, data, version)
 	})
 	return s, err
+}
+
+// writeSettings replaces the settings between two records.
+func (r *Relay) writeSettings(ctx context.Context, s Settings, data []byte, replaces state.Version) error {
+	const kind = "settings"
+	if err := r.record(ctx, kind, s); err != nil {
+		return err
+	}
+	if _, err := r.docs.Write(ctx, settingsFile, data, replaces); err != nil {
+		err = fmt.Errorf("%s: %w", settingsFile, err)
+		r.note(ctx, kind+"-refused", refusedSettings{err.Error()})
+		return err
+	}
+	r.note(ctx, kind+"-done", s)
+	return nil
+}
+
+// refusedSettings is what the journal says of settings that were not written.
+type refusedSettings struct {
+	Reason string `json:"reason"`
 }
 
 // SettingsError says that settings were refused.

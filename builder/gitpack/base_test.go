@@ -70,48 +70,48 @@ func TestPackAgainstABase(t *testing.T) {
 		lost   string
 	}{
 		{"nothing", func(*sandbox, string) {}, unchanged, ""},
-		{"another packing", func(s *sandbox, dir string) { s.git(dir, "gc", "--quiet", "--aggressive") }, unchanged, ""},
-		{"a commit", func(s *sandbox, dir string) { s.commit(dir, "new", "new\n") }, small, ""},
-		{"a merge", func(s *sandbox, dir string) { s.git(dir, "merge", "--quiet", "--no-ff", "-m", "merge", "canary") }, small, ""},
+		{"another packing", func(s *sandbox, dir string) { s.Git(dir, "gc", "--quiet", "--aggressive") }, unchanged, ""},
+		{"a commit", func(s *sandbox, dir string) { s.Commit(dir, "new", "new\n") }, small, ""},
+		{"a merge", func(s *sandbox, dir string) { s.Git(dir, "merge", "--quiet", "--no-ff", "-m", "merge", "canary") }, small, ""},
 		{"a new branch with a commit", func(s *sandbox, dir string) {
-			s.git(dir, "checkout", "--quiet", "-b", "line-2", "main~3")
-			s.commit(dir, "new", "new\n")
-			s.git(dir, "checkout", "--quiet", "main")
+			s.Git(dir, "checkout", "--quiet", "-b", "line-2", "main~3")
+			s.Commit(dir, "new", "new\n")
+			s.Git(dir, "checkout", "--quiet", "main")
 		}, small, ""},
 		{"history of its own", func(s *sandbox, dir string) {
-			s.git(dir, "checkout", "--quiet", "--orphan", "pages")
-			s.commit(dir, "index", "new\n")
-			s.git(dir, "checkout", "--quiet", "main")
+			s.Git(dir, "checkout", "--quiet", "--orphan", "pages")
+			s.Commit(dir, "index", "new\n")
+			s.Git(dir, "checkout", "--quiet", "main")
 		}, small, ""},
 		{"a revert to an old tree", func(s *sandbox, dir string) {
-			s.git(dir, "commit", "--quiet", "--allow-empty", "-m", "nothing")
-			s.git(dir, "revert", "--no-edit", "HEAD~1")
+			s.Git(dir, "commit", "--quiet", "--allow-empty", "-m", "nothing")
+			s.Git(dir, "revert", "--no-edit", "HEAD~1")
 		}, small, ""},
-		{"a tag on an old commit", func(s *sandbox, dir string) { s.git(dir, "tag", "old", "main~5") }, empty, ""},
-		{"an annotated tag on an old commit", func(s *sandbox, dir string) { s.git(dir, "tag", "-a", "-m", "old", "old", "main~5") }, small, ""},
-		{"a branch at an old commit", func(s *sandbox, dir string) { s.git(dir, "branch", "old", "main~5") }, empty, ""},
-		{"a tag of an old file", func(s *sandbox, dir string) { s.git(dir, "tag", "old", "main~5:robot-values/robots.yaml") }, small, ""},
-		{"another HEAD", func(s *sandbox, dir string) { s.git(dir, "checkout", "--quiet", "canary") }, empty, ""},
-		{"a branch deleted that another one holds", func(s *sandbox, dir string) { s.git(dir, "branch", "-D", "feature/arm") }, empty, ""},
+		{"a tag on an old commit", func(s *sandbox, dir string) { s.Git(dir, "tag", "old", "main~5") }, empty, ""},
+		{"an annotated tag on an old commit", func(s *sandbox, dir string) { s.Git(dir, "tag", "-a", "-m", "old", "old", "main~5") }, small, ""},
+		{"a branch at an old commit", func(s *sandbox, dir string) { s.Git(dir, "branch", "old", "main~5") }, empty, ""},
+		{"a tag of an old file", func(s *sandbox, dir string) { s.Git(dir, "tag", "old", "main~5:robot-values/robots.yaml") }, small, ""},
+		{"another HEAD", func(s *sandbox, dir string) { s.Git(dir, "checkout", "--quiet", "canary") }, empty, ""},
+		{"a branch deleted that another one holds", func(s *sandbox, dir string) { s.Git(dir, "branch", "-D", "feature/arm") }, empty, ""},
 		{"a branch deleted after its merge", func(s *sandbox, dir string) {
-			s.git(dir, "merge", "--quiet", "--no-ff", "-m", "merge", "canary")
-			s.git(dir, "branch", "-D", "feature/arm", "canary")
+			s.Git(dir, "merge", "--quiet", "--no-ff", "-m", "merge", "canary")
+			s.Git(dir, "branch", "-D", "feature/arm", "canary")
 		}, small, ""},
-		{"a tag deleted that another tag holds", func(s *sandbox, dir string) { s.git(dir, "tag", "-d", "v1.5.4") }, empty, ""},
+		{"a tag deleted that another tag holds", func(s *sandbox, dir string) { s.Git(dir, "tag", "-d", "v1.5.4") }, empty, ""},
 		{"a branch deleted unmerged", func(s *sandbox, dir string) {
-			s.git(dir, "branch", "-D", "feature/arm", "canary")
+			s.Git(dir, "branch", "-D", "feature/arm", "canary")
 		}, full, "refs/heads/canary refs/heads/feature/arm"},
 		{"a branch forced", func(s *sandbox, dir string) {
-			s.git(dir, "tag", "-d", "light", "nested", "v1.5.4")
-			s.git(dir, "branch", "-D", "feature/arm", "canary")
-			s.git(dir, "commit", "--quiet", "--amend", "-m", "another message")
+			s.Git(dir, "tag", "-d", "light", "nested", "v1.5.4")
+			s.Git(dir, "branch", "-D", "feature/arm", "canary")
+			s.Git(dir, "commit", "--quiet", "--amend", "-m", "another message")
 		}, full, "refs/heads/canary refs/heads/feature/arm refs/heads/main refs/tags/light refs/tags/nested refs/tags/v1.5.4"},
 		{"a branch forced that a tag holds", func(s *sandbox, dir string) {
-			s.git(dir, "commit", "--quiet", "--amend", "-m", "another message")
+			s.Git(dir, "commit", "--quiet", "--amend", "-m", "another message")
 		}, small, ""},
 		{"an annotated tag moved", func(s *sandbox, dir string) {
-			s.git(dir, "tag", "-d", "nested")
-			s.git(dir, "tag", "-f", "-a", "-m", "again", "v1.5.4", "main~1")
+			s.Git(dir, "tag", "-d", "nested")
+			s.Git(dir, "tag", "-f", "-a", "-m", "again", "v1.5.4", "main~1")
 		}, full, "refs/tags/nested refs/tags/v1.5.4"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -174,16 +174,16 @@ func checkLayer(t *testing.T, s *sandbox, source string, base *Base, first, p *P
 		files = files[1:]
 	}
 	clone := filepath.Join(t.TempDir(), "clone.git")
-	s.git(s.home, "init", "--quiet", "--bare", clone)
+	s.Git(s.Home, "init", "--quiet", "--bare", clone)
 	for _, file := range files {
-		s.git(clone, "bundle", "verify", "--quiet", file)
-		s.git(clone, "fetch", "--quiet", "--prune", file, "+refs/*:refs/*")
+		s.Git(clone, "bundle", "verify", "--quiet", file)
+		s.Git(clone, "fetch", "--quiet", "--prune", file, "+refs/*:refs/*")
 	}
-	objects := func(dir string) string { return s.git(dir, "rev-list", "--objects", "--all", "--no-object-names") }
+	objects := func(dir string) string { return s.Git(dir, "rev-list", "--objects", "--all", "--no-object-names") }
 	if objects(clone) != objects(source) {
 		t.Error("the layers hold something else than the source")
 	}
-	s.git(clone, "fsck", "--full", "--strict")
+	s.Git(clone, "fsck", "--full", "--strict")
 	if err := newSite(t).admit(p.Git, files...); err != nil {
 		t.Errorf("a new site: %v", err)
 	}
@@ -207,8 +207,8 @@ func TestChainOfReleases(t *testing.T) {
 		p := s.mustPack(Options{Source: source, Base: base})
 		files, states = append(files, p.File), append(states, p.Git)
 		base = baseOf(t, p.File)
-		s.commit(source, "robot-values/robots.yaml", fmt.Sprintf("robot-%03d: {}\n", i))
-		s.git(source, "tag", fmt.Sprintf("v2.%d", i))
+		s.Commit(source, "robot-values/robots.yaml", fmt.Sprintf("robot-%03d: {}\n", i))
+		s.Git(source, "tag", fmt.Sprintf("v2.%d", i))
 	}
 	late := newSite(t)
 	if err := late.admit(states[0], files[0]); err != nil {
@@ -235,8 +235,8 @@ func TestWhyABaseIsGivenUp(t *testing.T) {
 	base.Refs = slices.DeleteFunc(base.Refs, func(ref bundle.GitRef) bool { // a base that hides its unmerged branches
 		return ref.Name == "refs/heads/canary" || ref.Name == "refs/heads/feature/arm"
 	})
-	s.git(source, "branch", "-D", "canary", "feature/arm")
-	s.commit(source, "new", "new\n")
+	s.Git(source, "branch", "-D", "canary", "feature/arm")
+	s.Commit(source, "new", "new\n")
 	p := s.mustPack(Options{Source: source, Base: base})
 	if p.Full {
 		t.Fatal("packed in full")
@@ -251,26 +251,26 @@ func TestPackAgainstABaseIsReproducible(t *testing.T) {
 	s := newSandbox(t)
 	source := s.repository()
 	base := baseOf(t, s.mustPack(Options{Source: source}).File)
-	s.git(source, "merge", "--quiet", "--no-ff", "-m", "merge", "canary")
-	s.commit(source, "charts/robot-app/Chart.yaml", "name: robot-app\nversion: 1.5.5\n")
-	s.git(source, "tag", "-a", "v1.5.5", "-m", "release")
+	s.Git(source, "merge", "--quiet", "--no-ff", "-m", "merge", "canary")
+	s.Commit(source, "charts/robot-app/Chart.yaml", "name: robot-app\nversion: 1.5.5\n")
+	s.Git(source, "tag", "-a", "v1.5.5", "-m", "release")
 	first := read(t, s.mustPack(Options{Source: source, Base: base}).File)
 
 	bad := filepath.Join(t.TempDir(), "bad.git")
-	s.git(s.home, "clone", "--quiet", "--mirror", "--no-local", source, bad)
-	s.git(bad, "-c", "pack.compression=0", "repack", "-adfq", "--window=0")
-	s.git(bad, "commit-graph", "write", "--reachable")
-	s.git(bad, "update-ref", "refs/pull/1/head", "refs/heads/canary")
-	s.git(bad, "repack", "-adbq")
+	s.Git(s.Home, "clone", "--quiet", "--mirror", "--no-local", source, bad)
+	s.Git(bad, "-c", "pack.compression=0", "repack", "-adfq", "--window=0")
+	s.Git(bad, "commit-graph", "write", "--reachable")
+	s.Git(bad, "update-ref", "refs/pull/1/head", "refs/heads/canary")
+	s.Git(bad, "repack", "-adbq")
 	shuffled := &Base{Refs: slices.Clone(base.Refs)}
 	slices.Reverse(shuffled.Refs)
 	other := newSandbox(t)
-	other.write(other.home, ".gitconfig", "[pack]\n\tthreads = 2\n\tcompression = 9\n[safe]\n\tdirectory = *\n")
+	other.Write(other.Home, ".gitconfig", "[pack]\n\tthreads = 2\n\tcompression = 9\n[safe]\n\tdirectory = *\n")
 	for name, o := range map[string]Options{
 		"again":           {Source: source, Base: base},
 		"another packing": {Source: bad, Base: base},
 		"another order":   {Source: "file://" + bad, Base: shuffled},
-		"another user":    {Source: source, Base: base, Env: other.env()},
+		"another user":    {Source: source, Base: base, Env: other.Env()},
 	} {
 		if again := read(t, s.mustPack(o).File); !bytes.Equal(first, again) {
 			t.Errorf("%s: another file: %d bytes, the first has %d", name, len(again), len(first))
@@ -282,7 +282,7 @@ func TestPackAgainstABaseIsReproducible(t *testing.T) {
 func TestPackNewCommitIsSmall(t *testing.T) {
 	s := newSandbox(t)
 	source := filepath.Join(t.TempDir(), "long")
-	s.git(s.home, "init", "--quiet", source)
+	s.Git(s.Home, "init", "--quiet", source)
 	var stream strings.Builder
 	for i := range 2000 {
 		content := fmt.Sprintf("robot: %d\nserial: %x\n", i, i*7919*104729)
@@ -290,14 +290,14 @@ func TestPackNewCommitIsSmall(t *testing.T) {
 		fmt.Fprintf(&stream, "M 100644 inline robot-values/robot-%03d.yaml\ndata %d\n%s\n", i%200, len(content), content)
 	}
 	cmd := exec.Command("git", "fast-import", "--quiet")
-	cmd.Dir, cmd.Env, cmd.Stdin = source, s.env(), strings.NewReader(stream.String())
+	cmd.Dir, cmd.Env, cmd.Stdin = source, s.Env(), strings.NewReader(stream.String())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	s.git(source, "reset", "--quiet", "--hard")
+	s.Git(source, "reset", "--quiet", "--hard")
 	first := s.mustPack(Options{Source: source})
 	base := baseOf(t, first.File)
-	s.commit(source, "robot-values/robot-001.yaml", "robot: 1\nserial: new\n")
+	s.Commit(source, "robot-values/robot-001.yaml", "robot: 1\nserial: new\n")
 	second := s.mustPack(Options{Source: source, Base: base})
 	whole, layer := len(read(t, first.File)), len(read(t, second.File))
 	t.Logf("2,000 commits: %d bytes; one more: %d bytes, %d objects", whole, layer, packedObjects(t, second.File))
@@ -331,13 +331,13 @@ func TestPackedRepository(t *testing.T) {
 	s := newSandbox(t)
 	source := s.repository()
 	p := s.mustPack(Options{Source: source, Refs: []string{"canary", "v*"}})
-	if got, want := s.git(p.Repo, "show-ref"), s.git(source, "show-ref", "canary", "v1.5.4"); got != want {
+	if got, want := s.Git(p.Repo, "show-ref"), s.Git(source, "show-ref", "canary", "v1.5.4"); got != want {
 		t.Errorf("refs\n%s\nwant\n%s", got, want)
 	}
-	if head := s.git(p.Repo, "symbolic-ref", "HEAD"); head != "refs/heads/canary" {
+	if head := s.Git(p.Repo, "symbolic-ref", "HEAD"); head != "refs/heads/canary" {
 		t.Errorf("HEAD is %s", head)
 	}
-	s.git(p.Repo, "fsck", "--full", "--strict")
+	s.Git(p.Repo, "fsck", "--full", "--strict")
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -20,12 +20,12 @@ import (
 
 // object writes an object as it is, without git's checks.
 func (s *sandbox) object(dir, kind string, content []byte) string {
-	s.t.Helper()
+	s.T.Helper()
 	cmd := exec.Command("git", "-c", "core.bigFileThreshold=1g", "hash-object", "-t", kind, "--literally", "-w", "--stdin")
-	cmd.Dir, cmd.Env, cmd.Stdin = dir, s.env(), bytes.NewReader(content)
+	cmd.Dir, cmd.Env, cmd.Stdin = dir, s.Env(), bytes.NewReader(content)
 	out, err := cmd.Output()
 	if err != nil {
-		s.t.Fatalf("hash-object: %v", err)
+		s.T.Fatalf("hash-object: %v", err)
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -41,15 +41,15 @@ func rawEntry(mode, name, oid string) string {
 
 // plant makes a branch of a fresh repository lead to a tree.
 func (s *sandbox) plant(dir, tree string) {
-	s.t.Helper()
-	s.write(dir, "refs/heads/evil", s.object(dir, "commit", commitOf(tree).content)+"\n")
+	s.T.Helper()
+	s.Write(dir, "refs/heads/evil", s.object(dir, "commit", commitOf(tree).content)+"\n")
 }
 
 func (s *sandbox) bare() string {
-	s.t.Helper()
-	dir := filepath.Join(s.t.TempDir(), "evil.git")
-	s.git(s.home, "init", "--quiet", "--bare", dir)
-	s.write(dir, "HEAD", "ref: refs/heads/evil\n")
+	s.T.Helper()
+	dir := filepath.Join(s.T.TempDir(), "evil.git")
+	s.Git(s.Home, "init", "--quiet", "--bare", dir)
+	s.Write(dir, "HEAD", "ref: refs/heads/evil\n")
 	return dir
 }
 
@@ -288,7 +288,7 @@ func wantTreeError(t *testing.T, s *sandbox, dir, reason string) {
 	if !errors.As(err, &te) || !strings.Contains(te.Reason, reason) || te.Ref != "refs/heads/evil" {
 		t.Fatalf("got %v", err)
 	}
-	if kind := s.git(dir, "cat-file", "-t", te.Object); kind != "tree" {
+	if kind := s.Git(dir, "cat-file", "-t", te.Object); kind != "tree" {
 		t.Errorf("object %s is a %s", te.Object, kind)
 	}
 }
@@ -354,7 +354,7 @@ func packOnto(t *testing.T, disk string) {
 	}
 	for name, size := range map[string]int{"while fetching": 1200 << 10, "while packing": 500 << 10} {
 		source := s.repository()
-		s.commit(source, "a", string(noise[:size]))
+		s.Commit(source, "a", string(noise[:size]))
 		_, err := s.pack(Options{Source: source, Dir: disk})
 		var full *NoSpaceError
 		if !errors.As(err, &full) || !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), disk) ||

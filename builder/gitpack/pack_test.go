@@ -27,41 +27,41 @@ func TestPackHoldsEverything(t *testing.T) {
 	if p.Git.Head != "refs/heads/main" {
 		t.Errorf("HEAD is %s", p.Git.Head)
 	}
-	if want := strings.TrimPrefix(s.git(source, "version"), "git version "); p.Git.Version != want {
+	if want := strings.TrimPrefix(s.Git(source, "version"), "git version "); p.Git.Version != want {
 		t.Errorf("version is %q, want %q", p.Git.Version, want)
 	}
 	want := []bundle.GitRef{
-		{Name: "refs/heads/canary", OID: s.git(source, "rev-parse", "canary")},
-		{Name: "refs/heads/feature/arm", OID: s.git(source, "rev-parse", "canary")},
-		{Name: "refs/heads/main", OID: s.git(source, "rev-parse", "main")},
-		{Name: "refs/tags/file", OID: s.git(source, "rev-parse", "file")},
-		{Name: "refs/tags/light", OID: s.git(source, "rev-parse", "light")},
-		{Name: "refs/tags/nested", OID: s.git(source, "rev-parse", "nested"), Peeled: s.git(source, "rev-parse", "nested^{}")},
-		{Name: "refs/tags/v1.5.4", OID: s.git(source, "rev-parse", "v1.5.4"), Peeled: s.git(source, "rev-parse", "v1.5.4^{}")},
+		{Name: "refs/heads/canary", OID: s.Git(source, "rev-parse", "canary")},
+		{Name: "refs/heads/feature/arm", OID: s.Git(source, "rev-parse", "canary")},
+		{Name: "refs/heads/main", OID: s.Git(source, "rev-parse", "main")},
+		{Name: "refs/tags/file", OID: s.Git(source, "rev-parse", "file")},
+		{Name: "refs/tags/light", OID: s.Git(source, "rev-parse", "light")},
+		{Name: "refs/tags/nested", OID: s.Git(source, "rev-parse", "nested"), Peeled: s.Git(source, "rev-parse", "nested^{}")},
+		{Name: "refs/tags/v1.5.4", OID: s.Git(source, "rev-parse", "v1.5.4"), Peeled: s.Git(source, "rev-parse", "v1.5.4^{}")},
 	}
 	if !reflect.DeepEqual(p.Git.Refs, want) {
 		t.Errorf("refs are\n%v\nwant\n%v", p.Git.Refs, want)
 	}
-	if at := s.git(source, "log", "-1", "--format=%ct", "canary"); p.Newest.UTC().Format(time.RFC3339) !=
+	if at := s.Git(source, "log", "-1", "--format=%ct", "canary"); p.Newest.UTC().Format(time.RFC3339) !=
 		mustUnix(t, at).Format(time.RFC3339) {
 		t.Errorf("newest is %v, want %s", p.Newest, at)
 	}
 
 	// Stock git reads the file and finds what the source has.
 	clone := filepath.Join(t.TempDir(), "clone")
-	s.git(s.home, "clone", "--quiet", "--mirror", p.File, clone)
-	s.git(clone, "fsck", "--strict", "--full")
+	s.Git(s.Home, "clone", "--quiet", "--mirror", p.File, clone)
+	s.Git(clone, "fsck", "--strict", "--full")
 	for _, ref := range want {
-		if got := s.git(clone, "rev-parse", ref.Name); got != ref.OID {
+		if got := s.Git(clone, "rev-parse", ref.Name); got != ref.OID {
 			t.Errorf("%s is %s in the clone, want %s", ref.Name, got, ref.OID)
 		}
 	}
-	objects := func(dir string) string { return s.git(dir, "rev-list", "--objects", "--all", "--no-object-names") }
+	objects := func(dir string) string { return s.Git(dir, "rev-list", "--objects", "--all", "--no-object-names") }
 	if objects(clone) != objects(source) {
 		t.Error("the clone has other objects than the source")
 	}
-	s.git(s.home, "clone", "--quiet", p.File, clone+"-work")
-	if got := s.git(clone+"-work", "symbolic-ref", "HEAD"); got != "refs/heads/main" {
+	s.Git(s.Home, "clone", "--quiet", p.File, clone+"-work")
+	if got := s.Git(clone+"-work", "symbolic-ref", "HEAD"); got != "refs/heads/main" {
 		t.Errorf("a clone of the file is on %s", got)
 	}
 }
@@ -83,31 +83,31 @@ func TestPackIsReproducible(t *testing.T) {
 	first := read(t, s.mustPack(Options{Source: source}).File)
 
 	tight := filepath.Join(t.TempDir(), "tight.git")
-	s.git(s.home, "clone", "--quiet", "--mirror", "--no-local", source, tight)
-	s.git(tight, "-c", "pack.compression=9", "repack", "-adfq", "--window=250", "--depth=250")
+	s.Git(s.Home, "clone", "--quiet", "--mirror", "--no-local", source, tight)
+	s.Git(tight, "-c", "pack.compression=9", "repack", "-adfq", "--window=250", "--depth=250")
 	bad := filepath.Join(t.TempDir(), "somewhere", "else", "bad.git")
-	s.git(s.home, "clone", "--quiet", "--mirror", "--no-local", source, bad)
-	s.git(bad, "-c", "pack.compression=0", "repack", "-adfq", "--window=0")
-	s.git(bad, "commit-graph", "write", "--reachable")
-	s.git(bad, "update-ref", "refs/pull/1/head", "refs/heads/canary")
-	s.git(bad, "repack", "-adbq")
+	s.Git(s.Home, "clone", "--quiet", "--mirror", "--no-local", source, bad)
+	s.Git(bad, "-c", "pack.compression=0", "repack", "-adfq", "--window=0")
+	s.Git(bad, "commit-graph", "write", "--reachable")
+	s.Git(bad, "update-ref", "refs/pull/1/head", "refs/heads/canary")
+	s.Git(bad, "repack", "-adbq")
 
 	other := newSandbox(t)
-	other.write(other.home, ".config/git/attributes", "* -delta\n")
-	other.write(other.home, ".gitconfig", "[pack]\n\tthreads = 2\n\tcompression = 9\n\tdepth = 1\n[core]\n\tcompression = 0\n"+
+	other.Write(other.Home, ".config/git/attributes", "* -delta\n")
+	other.Write(other.Home, ".gitconfig", "[pack]\n\tthreads = 2\n\tcompression = 9\n\tdepth = 1\n[core]\n\tcompression = 0\n"+
 		"[safe]\n\tdirectory = *\n[uploadpack]\n\tallowFilter = true\n")
 	for name, o := range map[string]Options{
 		"tight":             {Source: tight},
 		"bad":               {Source: bad},
 		"file URL":          {Source: "file://" + bad},
-		"another user":      {Source: tight, Env: other.env()},
+		"another user":      {Source: tight, Env: other.Env()},
 		"the order of refs": {Source: tight, Refs: []string{"refs/tags/*", "main", "heads/*"}},
 	} {
 		if again := read(t, s.mustPack(o).File); !bytes.Equal(first, again) {
 			t.Errorf("%s: another file: %d bytes, the first has %d", name, len(again), len(first))
 		}
 	}
-	s.git(source, "checkout", "--quiet", "canary")
+	s.Git(source, "checkout", "--quiet", "canary")
 	if again := read(t, s.mustPack(Options{Source: source}).File); bytes.Equal(first, again) {
 		t.Error("the file does not say which branch HEAD names")
 	}
@@ -149,7 +149,7 @@ func TestPackChoosesRefs(t *testing.T) {
 		t.Errorf("a HEAD that is not packed: %v", err)
 	}
 	empty := filepath.Join(t.TempDir(), "empty.git")
-	s.git(s.home, "init", "--quiet", "--bare", empty)
+	s.Git(s.Home, "init", "--quiet", "--bare", empty)
 	if _, err := s.pack(Options{Source: empty}); !errors.As(err, &none) {
 		t.Errorf("an empty repository: %v", err)
 	}
@@ -158,11 +158,11 @@ func TestPackChoosesRefs(t *testing.T) {
 func TestPackDetachedHead(t *testing.T) {
 	s := newSandbox(t)
 	source := s.repository()
-	s.git(source, "checkout", "--quiet", "--detach", "canary")
+	s.Git(source, "checkout", "--quiet", "--detach", "canary")
 	if p := s.mustPack(Options{Source: source}); p.Git.Head != "refs/heads/canary" {
 		t.Errorf("HEAD at canary's commit names %s", p.Git.Head)
 	}
-	s.git(source, "checkout", "--quiet", "--detach", "main~3")
+	s.Git(source, "checkout", "--quiet", "--detach", "main~3")
 	if p := s.mustPack(Options{Source: source}); p.Git.Head != "refs/heads/main" {
 		t.Errorf("HEAD at no branch's commit names %s", p.Git.Head)
 	}
@@ -175,8 +175,8 @@ func TestPackRefusesWhatItDoesNotCarry(t *testing.T) {
 	s := newSandbox(t)
 	t.Run("submodule", func(t *testing.T) {
 		source := s.repository()
-		s.git(source, "submodule", "--quiet", "add", source, "vendor/robot")
-		s.git(source, "commit", "--quiet", "-m", "submodule")
+		s.Git(source, "submodule", "--quiet", "add", source, "vendor/robot")
+		s.Git(source, "commit", "--quiet", "-m", "submodule")
 		_, err := s.pack(Options{Source: source})
 		var se *SubmoduleError
 		if !errors.As(err, &se) || !reflect.DeepEqual(se.Places, []Place{{"refs/heads/main", "vendor/robot"}}) ||
@@ -184,26 +184,26 @@ func TestPackRefusesWhatItDoesNotCarry(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		s.mustPack(Options{Source: source, Refs: []string{"canary"}}) // which has none
-		s.git(source, "rm", "--quiet", "-f", "vendor/robot")
-		s.git(source, "commit", "--quiet", "-m", "no submodule")
+		s.Git(source, "rm", "--quiet", "-f", "vendor/robot")
+		s.Git(source, "commit", "--quiet", "-m", "no submodule")
 		s.mustPack(Options{Source: source}) // the tips have none any more
 	})
 	t.Run("LFS", func(t *testing.T) {
 		source := s.repository()
-		s.commit(source, "models/.gitattributes", "# filter=lfs\n*.bin filter=lfs diff=lfs merge=lfs -text\n")
+		s.Commit(source, "models/.gitattributes", "# filter=lfs\n*.bin filter=lfs diff=lfs merge=lfs -text\n")
 		_, err := s.pack(Options{Source: source})
 		var le *LFSError
 		if !errors.As(err, &le) || !reflect.DeepEqual(le.Places, []Place{{"refs/heads/main", "models/.gitattributes"}}) ||
 			!strings.Contains(err.Error(), "git lfs migrate export") {
 			t.Errorf("got %v", err)
 		}
-		s.commit(source, "models/.gitattributes", "# filter=lfs\n*.bin -text\n")
+		s.Commit(source, "models/.gitattributes", "# filter=lfs\n*.bin -text\n")
 		s.mustPack(Options{Source: source})
 	})
 	t.Run("shallow", func(t *testing.T) {
 		source := s.repository()
 		shallow := filepath.Join(t.TempDir(), "shallow")
-		s.git(s.home, "clone", "--quiet", "--depth=2", "file://"+source, shallow)
+		s.Git(s.Home, "clone", "--quiet", "--depth=2", "file://"+source, shallow)
 		_, err := s.pack(Options{Source: shallow})
 		var se *ShallowError
 		if !errors.As(err, &se) {
@@ -212,7 +212,7 @@ func TestPackRefusesWhatItDoesNotCarry(t *testing.T) {
 	})
 	t.Run("damaged", func(t *testing.T) {
 		source := s.repository()
-		oid := s.git(source, "rev-parse", "main:charts/robot-app/Chart.yaml")
+		oid := s.Git(source, "rev-parse", "main:charts/robot-app/Chart.yaml")
 		path := filepath.Join(source, ".git", "objects", oid[:2], oid[2:])
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
@@ -225,10 +225,10 @@ func TestPackRefusesWhatItDoesNotCarry(t *testing.T) {
 	})
 	t.Run("unsafe path", func(t *testing.T) {
 		source := s.repository()
-		blob := s.git(source, "hash-object", "-w", "robot-values/robots.yaml")
+		blob := s.Git(source, "hash-object", "-w", "robot-values/robots.yaml")
 		tree := s.mktree(source, "100644 blob "+blob+"\t.git\n")
-		evil := s.git(source, "commit-tree", "-m", "evil", tree)
-		s.git(source, "update-ref", "refs/heads/evil", evil)
+		evil := s.Git(source, "commit-tree", "-m", "evil", tree)
+		s.Git(source, "update-ref", "refs/heads/evil", evil)
 		_, err := s.pack(Options{Source: source})
 		var ge *GitError
 		if !errors.As(err, &ge) || !strings.Contains(err.Error(), "hasDotgit") {
@@ -237,8 +237,8 @@ func TestPackRefusesWhatItDoesNotCarry(t *testing.T) {
 	})
 	t.Run("SHA-256", func(t *testing.T) {
 		source := filepath.Join(t.TempDir(), "new")
-		s.git(s.home, "init", "--quiet", "--object-format=sha256", source)
-		s.commit(source, "a", "a")
+		s.Git(s.Home, "init", "--quiet", "--object-format=sha256", source)
+		s.Commit(source, "a", "a")
 		_, err := s.pack(Options{Source: source})
 		var se *SourceError
 		if !errors.As(err, &se) {
@@ -248,12 +248,12 @@ func TestPackRefusesWhatItDoesNotCarry(t *testing.T) {
 }
 
 func (s *sandbox) mktree(dir, entries string) string {
-	s.t.Helper()
+	s.T.Helper()
 	cmd := exec.Command("git", "mktree")
-	cmd.Dir, cmd.Env, cmd.Stdin = dir, s.env(), strings.NewReader(entries)
+	cmd.Dir, cmd.Env, cmd.Stdin = dir, s.Env(), strings.NewReader(entries)
 	out, err := cmd.Output()
 	if err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -274,7 +274,7 @@ func TestPackRefusesSources(t *testing.T) {
 		}
 	}
 	// A rule of the user's that leads to a transport which runs commands.
-	s.write(s.home, ".gitconfig", "[url \"ext::sh -c touch% "+trap+"% \"]\n\tinsteadOf = https://example.com/\n[protocol]\n\tallow = always\n")
+	s.Write(s.Home, ".gitconfig", "[url \"ext::sh -c touch% "+trap+"% \"]\n\tinsteadOf = https://example.com/\n[protocol]\n\tallow = always\n")
 	var ge *GitError
 	if _, err := s.pack(Options{Source: "https://example.com/x"}); !errors.As(err, &ge) || !strings.Contains(err.Error(), "ext") {
 		t.Errorf("ext through insteadOf: %v", err)
@@ -292,22 +292,22 @@ func TestPackUsesTheUsersRules(t *testing.T) {
 	s := newSandbox(t)
 	source := s.repository()
 	hook := filepath.Join(t.TempDir(), "hooks")
-	s.write(hook, "reference-transaction", "#!/bin/sh\nexit 1\n")
+	s.Write(hook, "reference-transaction", "#!/bin/sh\nexit 1\n")
 	if err := os.Chmod(filepath.Join(hook, "reference-transaction"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	elsewhere := s.repository()
 	want := read(t, s.mustPack(Options{Source: source}).File)
-	s.write(s.home, ".gitconfig", "[url \""+filepath.Dir(source)+"/\"]\n\tinsteadOf = https://git.example.com/acme/\n"+
+	s.Write(s.Home, ".gitconfig", "[url \""+filepath.Dir(source)+"/\"]\n\tinsteadOf = https://git.example.com/acme/\n"+
 		"[core]\n\thooksPath = "+hook+"\n")
-	env := append(s.env(), "GIT_DIR="+elsewhere+"/.git", "GIT_INDEX_FILE="+elsewhere+"/.git/index",
+	env := append(s.Env(), "GIT_DIR="+elsewhere+"/.git", "GIT_INDEX_FILE="+elsewhere+"/.git/index",
 		"GIT_OBJECT_DIRECTORY="+elsewhere+"/.git/objects", "GIT_WORK_TREE="+elsewhere, "GIT_NAMESPACE=x")
-	before := s.git(elsewhere, "for-each-ref")
+	before := s.Git(elsewhere, "for-each-ref")
 	got := read(t, s.mustPack(Options{Source: "https://git.example.com/acme/robot-deployment", Env: env}).File)
 	if !bytes.Equal(got, want) {
 		t.Error("another file")
 	}
-	if after := s.git(elsewhere, "for-each-ref"); after != before {
+	if after := s.Git(elsewhere, "for-each-ref"); after != before {
 		t.Error("the surrounding repository was changed")
 	}
 }
@@ -321,7 +321,7 @@ func TestPackEndsWithItsContext(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	ssh := filepath.Join(dir, "ssh")
-	s.write(dir, "ssh", "#!/bin/sh\necho $$ > "+fifo+"\nexec sleep 1000\n")
+	s.Write(dir, "ssh", "#!/bin/sh\necho $$ > "+fifo+"\nexec sleep 1000\n")
 	if err := os.Chmod(ssh, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -329,7 +329,7 @@ func TestPackEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	result := make(chan error, 1)
 	go func() {
-		_, err := Pack(ctx, Options{Source: "robot@example.com:x", Dir: t.TempDir(), Env: append(s.env(), "GIT_SSH="+ssh)})
+		_, err := Pack(ctx, Options{Source: "robot@example.com:x", Dir: t.TempDir(), Env: append(s.Env(), "GIT_SSH="+ssh)})
 		result <- err
 	}()
 	pid := strings.TrimSpace(string(read(t, fifo))) // waits until the helper runs

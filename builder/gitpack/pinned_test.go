@@ -13,12 +13,12 @@ import (
 // TestPackPinned: whatever became of the source since, the same bytes come out while the objects are to be had.
 func TestPackPinned(t *testing.T) {
 	onward := func(s *sandbox, dir string) { // nothing is lost, all has moved
-		s.git(dir, "merge", "--quiet", "--no-ff", "-m", "merge", "canary")
-		s.commit(dir, "new", "new\n")
-		s.git(dir, "branch", "line-2")
-		s.git(dir, "branch", "-D", "canary", "feature/arm")
-		s.git(dir, "branch", "feature/arm/left") // where the lock has feature/arm
-		s.git(dir, "tag", "-d", "light")
+		s.Git(dir, "merge", "--quiet", "--no-ff", "-m", "merge", "canary")
+		s.Commit(dir, "new", "new\n")
+		s.Git(dir, "branch", "line-2")
+		s.Git(dir, "branch", "-D", "canary", "feature/arm")
+		s.Git(dir, "branch", "feature/arm/left") // where the lock has feature/arm
+		s.Git(dir, "tag", "-d", "light")
 	}
 	for _, tc := range []struct {
 		name   string
@@ -29,30 +29,30 @@ func TestPackPinned(t *testing.T) {
 		{"moved on", onward, false},
 		{"moved on, an old server", onward, true},
 		{"forced, and not yet collected", func(s *sandbox, dir string) {
-			s.git(dir, "branch", "-D", "canary", "feature/arm")
-			s.git(dir, "commit", "--quiet", "--amend", "-m", "another message")
+			s.Git(dir, "branch", "-D", "canary", "feature/arm")
+			s.Git(dir, "commit", "--quiet", "--amend", "-m", "another message")
 		}, false},
 		{"no refs any more", func(s *sandbox, dir string) {
-			s.git(dir, "checkout", "--quiet", "--detach")
-			s.git(dir, "branch", "-D", "canary", "feature/arm", "main")
-			s.git(dir, "tag", "-d", "file", "light", "nested", "v1.5.4")
+			s.Git(dir, "checkout", "--quiet", "--detach")
+			s.Git(dir, "branch", "-D", "canary", "feature/arm", "main")
+			s.Git(dir, "tag", "-d", "file", "light", "nested", "v1.5.4")
 		}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSandbox(t)
 			source := s.repository()
-			base := &Base{Refs: []bundle.GitRef{{Name: "refs/heads/main", OID: s.git(source, "rev-parse", "main~4")}}}
+			base := &Base{Refs: []bundle.GitRef{{Name: "refs/heads/main", OID: s.Git(source, "rev-parse", "main~4")}}}
 			first := s.mustPack(Options{Source: source})
 			layer := read(t, s.mustPack(Options{Source: source, Base: base}).File)
 			tc.change(s, source)
 			if tc.v0 {
-				s.write(s.home, ".gitconfig", string(read(t, s.home+"/.gitconfig"))+"[protocol]\n\tversion = 0\n")
+				s.Write(s.Home, ".gitconfig", string(read(t, s.Home+"/.gitconfig"))+"[protocol]\n\tversion = 0\n")
 			}
 			again := s.mustPack(Options{Source: "file://" + source, Pinned: first.Git.Refs, Head: first.Git.Head})
 			if !reflect.DeepEqual(again.Git, first.Git) || !bytes.Equal(read(t, again.File), read(t, first.File)) {
 				t.Errorf("got %v, want %v", again.Git, first.Git)
 			}
-			if got, want := s.git(again.Repo, "for-each-ref"), s.git(first.Repo, "for-each-ref"); got != want {
+			if got, want := s.Git(again.Repo, "for-each-ref"), s.Git(first.Repo, "for-each-ref"); got != want {
 				t.Errorf("the repository has\n%s\nwant\n%s", got, want)
 			}
 			if again.Newest != first.Newest {
@@ -71,17 +71,17 @@ func TestPackPinnedGone(t *testing.T) {
 		s := newSandbox(t)
 		source := s.repository()
 		first := s.mustPack(Options{Source: source})
-		s.git(source, "branch", "-D", "canary", "feature/arm")
-		s.git(source, "reflog", "expire", "--expire=now", "--all")
-		s.git(source, "gc", "--quiet", "--prune=now")
-		s.write(s.home, ".gitconfig", string(read(t, s.home+"/.gitconfig"))+"[protocol]\n\tversion = "+version+"\n")
+		s.Git(source, "branch", "-D", "canary", "feature/arm")
+		s.Git(source, "reflog", "expire", "--expire=now", "--all")
+		s.Git(source, "gc", "--quiet", "--prune=now")
+		s.Write(s.Home, ".gitconfig", string(read(t, s.Home+"/.gitconfig"))+"[protocol]\n\tversion = "+version+"\n")
 		_, err := s.pack(Options{Source: "file://" + source, Pinned: first.Git.Refs, Head: first.Git.Head})
 		var gone *GoneError
 		if !errors.As(err, &gone) || gone.Ref != "refs/heads/canary" || gone.OID != first.Git.Refs[0].OID {
 			t.Errorf("protocol %s: %v", version, err)
 		}
 		// A source that does not answer has not lost anything.
-		s.write(s.home, ".gitconfig", string(read(t, s.home+"/.gitconfig"))+"[uploadpack]\n\tpackObjectsHook = false\n")
+		s.Write(s.Home, ".gitconfig", string(read(t, s.Home+"/.gitconfig"))+"[uploadpack]\n\tpackObjectsHook = false\n")
 		var ge *GitError
 		_, err = s.pack(Options{Source: "file://" + source, Pinned: first.Git.Refs[2:3], Head: "main"})
 		if errors.As(err, &gone) || !errors.As(err, &ge) {
@@ -97,12 +97,12 @@ func TestPackPinnedHead(t *testing.T) {
 	if tags.Git.Head != "refs/heads/main" {
 		t.Fatalf("HEAD is %s", tags.Git.Head)
 	}
-	s.git(source, "checkout", "--quiet", "canary")
-	s.git(source, "branch", "-D", "main")
+	s.Git(source, "checkout", "--quiet", "canary")
+	s.Git(source, "branch", "-D", "main")
 	if again := s.mustPack(Options{Source: source, Pinned: tags.Git.Refs, Head: tags.Git.Head}); !reflect.DeepEqual(again.Git, tags.Git) {
 		t.Errorf("got %v, want %v", again.Git, tags.Git)
 	}
-	canary := []bundle.GitRef{{Name: "refs/heads/canary", OID: s.git(source, "rev-parse", "canary")}}
+	canary := []bundle.GitRef{{Name: "refs/heads/canary", OID: s.Git(source, "rev-parse", "canary")}}
 	var head *HeadError
 	if _, err := s.pack(Options{Source: source, Pinned: canary, Head: "refs/heads/main"}); !errors.As(err, &head) {
 		t.Errorf("a HEAD that is not pinned: %v", err)
@@ -112,7 +112,7 @@ func TestPackPinnedHead(t *testing.T) {
 func TestPackRefusesPins(t *testing.T) {
 	s := newSandbox(t)
 	source := s.repository()
-	main := s.git(source, "rev-parse", "main")
+	main := s.Git(source, "rev-parse", "main")
 	for name, pins := range map[string][]bundle.GitRef{
 		"an option":            {{Name: "--upload-pack=x", OID: main}},
 		"a name that climbs":   {{Name: "refs/heads/../../config", OID: main}},
@@ -126,7 +126,7 @@ func TestPackRefusesPins(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	tag := bundle.GitRef{Name: "refs/tags/v1.5.4", OID: s.git(source, "rev-parse", "v1.5.4"), Peeled: strings.Repeat("a", 40)}
+	tag := bundle.GitRef{Name: "refs/tags/v1.5.4", OID: s.Git(source, "rev-parse", "v1.5.4"), Peeled: strings.Repeat("a", 40)}
 	if _, err := s.pack(Options{Source: source, Pinned: []bundle.GitRef{tag}}); err == nil || !strings.Contains(err.Error(), tag.Peeled) {
 		t.Errorf("a tag that peels to something else: %v", err)
 	}

@@ -27,7 +27,14 @@ type accountKind struct {
 	data    *string
 }
 
-func (k accountKind) open() (*access.Store, error) { return access.Open(*k.data) }
+// open opens the store; what is changed in it is recorded.
+func (k accountKind) open() (*access.Store, error) {
+	store, err := access.Open(*k.data)
+	if err == nil {
+		store.SetJournal(recorder{*k.data})
+	}
+	return store, err
+}
 
 // check keeps `robot remove` from removing an operator.
 func (k accountKind) check(a access.Account) error {

@@ -83,6 +83,9 @@ func printGC(w io.Writer, res *relay.GCResult, dryRun bool) {
 	for _, rel := range res.Releases {
 		fmt.Fprintf(w, "  release  %s  %s\n", rel, rel.Bundle.Digest)
 	}
+	for _, name := range res.LeftoverFiles {
+		fmt.Fprintf(w, "  %s\n", name)
+	}
 	row := func(kind string, n int, what string, size int64) {
 		if n > 0 {
 			fmt.Fprintf(w, "  %-8s %d %s, %s\n", kind, n, what, cli.Bytes(size))
@@ -91,6 +94,9 @@ func printGC(w io.Writer, res *relay.GCResult, dryRun bool) {
 	row("store", res.Blobs, "blobs", res.Bytes)
 	row("cut", res.Unfinished, "unfinished blobs", res.UnfinishedBytes)
 	row("git", res.Packs, "packs put together anew", res.PackBytes)
+	if res.Leftovers > 0 {
+		fmt.Fprintf(w, "  %-8s %d files of writes that were cut\n", "left", res.Leftovers)
+	}
 	if res.PacksNoRoom {
 		fmt.Fprintf(w, "  git      there is no room to put the packs together; run it again when there is\n")
 	}

@@ -90,6 +90,13 @@ func newHooksAdd(data *string) *cobra.Command {
 	return cmd
 }
 
+// openHooks opens the hooks of a data folder to change them; that is recorded.
+func openHooks(data string) *hooks.Store {
+	store := hooks.Open(data)
+	store.SetJournal(recorder{data})
+	return store
+}
+
 func (f *hookFlags) run(cmd *cobra.Command, data, name string) error {
 	h := hooks.Hook{
 		Name: name, Type: hooks.Type(f.kind), URL: hooks.Secret(f.url), InsecurePlain: f.plain, InsecureUnsigned: f.unsigned,
@@ -121,7 +128,7 @@ func (f *hookFlags) run(cmd *cobra.Command, data, name string) error {
 	if err != nil {
 		return err
 	}
-	err = hooks.Open(data).Add(cmd.Context(), h)
+	err = openHooks(data).Add(cmd.Context(), h)
 	var wrong *hooks.ConfigError
 	if errors.As(err, &wrong) {
 		return &cli.UsageError{Err: err}
@@ -222,7 +229,7 @@ func newHooksRemove(data *string) *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeHooks(data),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := hooks.Open(*data).Remove(cmd.Context(), args[0]); err != nil {
+			if err := openHooks(*data).Remove(cmd.Context(), args[0]); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "hook %s removed\n", args[0])

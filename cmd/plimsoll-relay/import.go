@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -38,7 +39,7 @@ cut anywhere, the same command continues.`,
 	flags.BoolVar(&f.plainHTTP, "plain-http", false, "speak HTTP without TLS to the registry of the bundle")
 	flags.StringVar(&f.caFile, "ca-file", "", "trust this CA for the registry of the bundle")
 	flags.BoolVar(&f.stage, "stage", false, "verify and store only; activate later")
-	flags.BoolVar(&f.dryRun, "dry-run", false, "verify, and print what would be copied, kept and let go; write nothing")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "verify, and print what would be copied, kept and let go, how much room that needs and how long it takes; leave nothing behind")
 	flags.BoolVar(&f.makeRoom, "make-room", false, "collect garbage first if the release would not fit otherwise")
 	flags.StringVar(&f.channel, "channel", "", "the channel that the release is for (default: the bundle's name)")
 	flags.BoolVar(&f.json, "json", false, "print the result as JSON")
@@ -68,7 +69,8 @@ func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
 	}
 	defer src.Close() //nolint:errcheck // only read from
 	options := relay.ImportOptions{
-		Policy: attest.Policy{ReleaseKeys: keys}, From: ref, Channel: f.channel, StageOnly: f.stage, MakeRoom: f.makeRoom,
+		Policy: attest.Policy{ReleaseKeys: keys}, From: ref, PlainHTTP: f.plainHTTP, CAFile: f.caFile,
+		Channel: f.channel, StageOnly: f.stage, MakeRoom: f.makeRoom,
 	}
 	if f.dryRun {
 		plan, err := r.PlanImport(ctx, src, options)
@@ -92,6 +94,14 @@ func (f *importFlags) run(cmd *cobra.Command, data, ref string) error {
 	return nil
 }
 
+// openOrigin opens the place that a release came from, as the import did that brought it, for a relay that heals while it
+// serves.
+func openOrigin(ctx context.Context, o relay.Origin) (media.Source, error) {
+	return media.OpenSource(ctx, o.From, media.Options{
+		PlainHTTP: o.PlainHTTP, CAFile: o.CAFile, UserAgent: "plimsoll-relay/" + version, Patience: healPatience,
+	})
+}
+
 func printPlan(w io.Writer, p *relay.ImportPlan) {
 	fmt.Fprintf(w, "%s %s  %s  for channel %s\n", p.Name, p.Version, p.Bundle.Digest, p.Channel)
 	for _, s := range p.Signatures {
@@ -107,6 +117,7 @@ func printPlan(w io.Writer, p *relay.ImportPlan) {
 	if p.Need > p.Free {
 		fmt.Fprintf(w, "  does not fit; 'plimsoll-relay gc' would free %s\n", cli.Bytes(p.Garbage))
 	}
+	printEstimate(w, p)
 	for _, rel := range p.Drops {
 		fmt.Fprintf(w, "  drops    %s\n", rel)
 	}
@@ -118,6 +129,38 @@ func printPlan(w io.Writer, p *relay.ImportPlan) {
 	} else {
 		fmt.Fprintf(w, "  would be active as generation %d\n", p.Generation)
 	}
+}
+
+func printEstimate(w io.Writer, p *relay.ImportPlan) {
+	e := p.Estimate
+	if e == nil {
+		if p.EstimateUnknown != "" {
+			fmt.Fprintf(w, "  how long it takes is not known: %s\n", p.EstimateUnknown)
+		}
+		return
+	}
+	why := cli.Bytes(e.Sample) + " read from the source just now"
+	switch {
+	case e.Slower == relay.SlowerStore:
+		why = cli.Bytes(e.Written) + " written to the store's disk just now; the source is faster"
+	case e.Written == 0:
+		why += "; the store's writing could not be tried"
+	}
+	fmt.Fprintf(w, "  takes    %s at %s/s, as %s\n", about(e.Seconds), cli.Bytes(e.BytesPerSecond), why)
+}
+
+// about says a time no more exactly than a short try can know it.
+func about(seconds int64) string {
+	minutes := (seconds + 30) / 60
+	switch {
+	case seconds <= 1:
+		return "about a second"
+	case seconds < 100:
+		return fmt.Sprintf("about %d s", seconds)
+	case minutes < 100:
+		return fmt.Sprintf("about %d min", minutes)
+	}
+	return fmt.Sprintf("about %d h %d min", minutes/60, minutes%60)
 }
 
 func printImport(w io.Writer, res *relay.ImportResult, staged bool) {

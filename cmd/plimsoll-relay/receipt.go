@@ -15,7 +15,6 @@ import (
 	"github.com/plimsoll/plimsoll/internal/durable"
 	"github.com/plimsoll/plimsoll/relay"
 	"github.com/plimsoll/plimsoll/relay/identity"
-	"github.com/plimsoll/plimsoll/relay/journal"
 	"github.com/plimsoll/plimsoll/relay/seen"
 )
 
@@ -53,9 +52,15 @@ func (f *receiptFlags) run(cmd *cobra.Command, data string) error {
 		return cli.Usagef("--promise with --json needs --output: nobody would get the receipt that promises")
 	}
 	o := relay.ReceiptOptions{SoftwareVersion: version, Promise: f.promise}
-	write := func(signed []byte) error { return durable.WriteFile(f.output, signed, 0o644) }
-	if f.output != "" {
-		o.Deliver = write
+	deliver := func(signed []byte) error { return durable.WriteFile(f.output, signed, 0o644) }
+	if f.output == "" {
+		deliver = func(signed []byte) error {
+			_, err := cmd.OutOrStdout().Write(signed)
+			return err
+		}
+	}
+	if f.promise {
+		o.Deliver = deliver
 	}
 	signed, err := makeReceipt(cmd.Context(), cmd.ErrOrStderr(), data, o)
 	if err != nil {
@@ -65,19 +70,17 @@ func (f *receiptFlags) run(cmd *cobra.Command, data string) error {
 	if err != nil {
 		return err
 	}
-	if f.output != "" && !f.promise {
-		if err := write(signed); err != nil {
+	if !f.promise && (f.output != "" || !f.asJSON) {
+		if err := deliver(signed); err != nil {
 			return err
 		}
 	}
-	switch {
-	case f.asJSON:
+	if f.asJSON {
 		return cli.PrintJSON(cmd, says)
-	case f.output == "":
-		_, err = cmd.OutOrStdout().Write(signed)
-		return err
 	}
-	f.print(cmd.OutOrStdout(), says)
+	if f.output != "" {
+		f.print(cmd.OutOrStdout(), says)
+	}
 	return nil
 }
 
@@ -87,7 +90,7 @@ func makeReceipt(ctx context.Context, stderr io.Writer, data string, o relay.Rec
 	if err != nil {
 		return nil, err
 	}
-	j, err := journal.Open(filepath.Join(data, journal.Folder), journal.Options{Identity: id})
+	j, err := openJournal(data)
 	if err != nil {
 		return nil, err
 	}

@@ -104,7 +104,7 @@ func (k accountKind) issue(cmd *cobra.Command, name, dir, site string, life time
 	if err != nil {
 		return nil, err
 	}
-	ca, err := openCA(*k.data, site)
+	ca, err := openCA(cmd.Context(), *k.data, site)
 	if err != nil {
 		return nil, err
 	}
@@ -148,18 +148,3 @@ func writeCA(dir string, pem []byte) error {
 	}
 	return os.WriteFile(path, pem, 0o644)
 }
-
-// openCA opens the site's CA, and makes it if it is not there: robots may get their certificates before the first start.
-func openCA(data, site string) (*siteca.CA, error) {
-	if site == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return nil, err
-		}
-		site = host
-	}
-	return siteca.Open(caDir(data), site, time.Now())
-}
-
-// caDir is the folder of the site's CA.
-func caDir(data string) string { return filepath.Join(data, "tls") }

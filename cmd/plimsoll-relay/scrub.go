@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -34,7 +33,8 @@ func newScrub(data *string) *cobra.Command {
 		Use:   "scrub",
 		Short: "Read the blobs again to find what the disk has damaged",
 		Long: `scrub reads the blobs of the store from the disk and compares them with their digests. What is damaged is put aside, so
-that it is not served any more, and is brought anew by 'plimsoll-relay heal' or the next import that has it.
+that it is not served any more, and is brought anew by 'plimsoll-relay heal' or the next import that has it. Behind the
+last blob come the packs of the Git mirror: what is damaged of it is made again at once, of layers that are blobs.
 
 A serving relay does this by itself, slowly and within the quiet hours of 'plimsoll-relay settings'. This command goes on
 where that stopped, by the same rules; with --now it reads everything, at once and as fast as it can.`,
@@ -99,8 +99,35 @@ func printScrub(w io.Writer, res *relay.ScrubResult) {
 	printBad(w, "damaged", res.Damaged)
 	printBad(w, "unreadable", res.Unreadable)
 	printBad(w, "missing", res.Missing)
+	printGitScrub(w, &res.Git)
 	if res.Healthy() && res.Whole {
 		fmt.Fprintln(w, "  all are what they should be")
+	}
+}
+
+func printGitScrub(w io.Writer, g *relay.GitScrub) {
+	if g.Checked == 0 && len(g.Damaged) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "%d Git packs, %s were read again\n", g.Checked, cli.Bytes(g.Bytes))
+	if g.Flaky > 0 {
+		fmt.Fprintf(w, "  %d were wrong once and then right: look at the memory and the cables of this machine\n", g.Flaky)
+	}
+	for i, bad := range g.Damaged {
+		if i == listedBlobs {
+			fmt.Fprintf(w, "  … and %d more\n", len(g.Damaged)-i)
+			break
+		}
+		fmt.Fprintf(w, "  %-10s %s  %s\n", "damaged", bad.Name, bad.Reason)
+	}
+	switch {
+	case g.Repaired:
+		fmt.Fprintln(w, "  the mirror was repaired; the disk that damaged it was not")
+	case len(g.Damaged) > 0:
+		fmt.Fprintf(w, "  the mirror is not repaired: %s\n", g.Reason)
+	}
+	for _, left := range g.Left {
+		fmt.Fprintf(w, "  of a release that is only kept: %s\n", left)
 	}
 }
 
@@ -174,12 +201,6 @@ func (f *healFlags) run(cmd *cobra.Command, data, ref string) error {
 		err = &relay.StillMissingError{Left: res.Left}
 	}
 	return err
-}
-
-// openToHeal opens the place that a release came from, for a serving relay. It has no flags of the import that brought
-// it: what needs them is left to 'plimsoll-relay heal'.
-func openToHeal(ctx context.Context, ref string) (media.Source, error) {
-	return media.OpenSource(ctx, ref, media.Options{UserAgent: "plimsoll-relay/" + version, Patience: healPatience})
 }
 
 // explainStore knows the errors of scrub and heal, and those of the disk.

@@ -107,7 +107,7 @@ func (w *wiring) open(ctx context.Context) error {
 		}
 	}
 	w.metrics = admin.NewMetrics(admin.MetricsOptions{Version: version, Kinds: relay.Kinds()})
-	w.scrubs = w.relay.NewScrubber(relay.ScrubberOptions{Log: w.log, Metrics: w.metrics, Open: openToHeal})
+	w.scrubs = w.relay.NewScrubber(relay.ScrubberOptions{Log: w.log, Metrics: w.metrics, Open: openOrigin})
 	site, err := w.openSite(ctx, git)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func (w *wiring) open(ctx context.Context) error {
 	if w.hooks, err = w.newRunner(); err != nil {
 		return err
 	}
-	return w.listen()
+	return w.listen(ctx)
 }
 
 // gitQueue is where requests wait that need a git process. One robot never gets all of them.
@@ -145,7 +145,7 @@ func (w *wiring) openSite(ctx context.Context, git smarthttp.Options) (*siterepo
 }
 
 // listen opens the addresses, and TLS on them.
-func (w *wiring) listen() error {
+func (w *wiring) listen(ctx context.Context) error {
 	f := w.flags
 	inner, err := net.Listen("tcp", f.listen)
 	if err != nil {
@@ -153,7 +153,7 @@ func (w *wiring) listen() error {
 	}
 	w.robots = w.traffic.Listener(inner)
 	if !f.plainHTTP {
-		if err := w.openTLS(inner.Addr()); err != nil {
+		if err := w.openTLS(ctx, inner.Addr()); err != nil {
 			return err
 		}
 		w.robots = tls.NewListener(w.robots, w.keeper.TLSConfig())
@@ -174,7 +174,7 @@ func (w *wiring) listen() error {
 	return nil
 }
 
-func (w *wiring) openTLS(listening net.Addr) error {
+func (w *wiring) openTLS(ctx context.Context, listening net.Addr) error {
 	f := w.flags
 	site := f.site
 	if site == "" {
@@ -186,6 +186,9 @@ func (w *wiring) openTLS(listening net.Addr) error {
 	}
 	names, err := f.certificateNames(listening, w.server.Generation().Hosts())
 	if err != nil {
+		return err
+	}
+	if _, err := openCA(ctx, w.data, site); err != nil {
 		return err
 	}
 	w.keeper, err = siteca.NewKeeper(caDir(w.data), site, siteca.KeeperOptions{

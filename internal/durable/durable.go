@@ -5,12 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // WriteFile writes data to a temporary file in path's folder, syncs it, renames it over path and syncs the folder.
 func WriteFile(path string, data []byte, perm os.FileMode) error {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-*")
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+temporary+"*")
 	if err != nil {
 		return err
 	}
@@ -21,6 +22,19 @@ func WriteFile(path string, data []byte, perm os.FileMode) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return SyncDir(dir)
+}
+
+// temporary stands in the names of files that are being written, before a number.
+const temporary = ".tmp-"
+
+// IsTemporary tells by its name whether a file is one that WriteFile has not finished. Where nobody writes, it was cut.
+func IsTemporary(name string) bool {
+	i := strings.LastIndex(name, temporary)
+	if i < 1 || name[0] != '.' {
+		return false
+	}
+	number := name[i+len(temporary):]
+	return number != "" && strings.Trim(number, "0123456789") == ""
 }
 
 func fill(f *os.File, data []byte, perm os.FileMode) error {

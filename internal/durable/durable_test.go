@@ -46,6 +46,26 @@ func TestWriteFileRefused(t *testing.T) {
 	}
 }
 
+// The names are those that os.CreateTemp gives, and nothing that a person would call a file.
+func TestIsTemporary(t *testing.T) {
+	f, err := os.CreateTemp(t.TempDir(), ".active.json"+temporary+"*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{
+		filepath.Base(f.Name()): true, ".key.pem.tmp-1": true, ".a.tmp-x.tmp-22": true,
+		"": false, ".": false, "active.json": false, "active.json.tmp-1": false, ".active.json.tmp-": false, ".active.json.tmp-old": false,
+		".tmp-1": false, ".active.json.tmp-1.bak": false, ".active.json": false,
+	} {
+		if got := IsTemporary(name); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
 func TestMkdirAll(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b", "c")
 	for range 2 {

@@ -16,7 +16,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
+
+	"github.com/plimsoll/plimsoll/internal/durable"
 )
 
 // deleters is how many folders, or objects of a bucket, Delete works at in one moment: a file system puts syncs that wait
@@ -212,17 +213,8 @@ func (f *files) discardIdle(d digest.Digest) (gone bool, err error) {
 		return false, err
 	}
 	defer file.Close() // gives the lock back; nothing was written
-	for {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return false, nil
-		}
-		if !errors.Is(err, unix.EINTR) {
-			return false, err
-		}
+	if idle, err := durable.TryLock(file); !idle || err != nil {
+		return false, err
 	}
 	mine, err := file.Stat()
 	if err != nil {

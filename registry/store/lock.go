@@ -9,14 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
-)
 
-// lockPoll is how often a lock that another process holds is tried again: flock(2) itself cannot be cancelled.
-const lockPoll = 20 * time.Millisecond
+	"github.com/plimsoll/plimsoll/internal/durable"
+)
 
 // lock makes the caller the only one who admits d, until it calls unlock.
 func (s *Store) lock(ctx context.Context, d digest.Digest) (unlock func(), err error) {
@@ -54,7 +51,7 @@ func lockFile(ctx context.Context, path string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := flock(ctx, f); err != nil {
+		if err := durable.Lock(ctx, f, nil); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 		mine, err := f.Stat()
@@ -76,25 +73,6 @@ func ignoreNotExist(err error) error {
 		return nil
 	}
 	return err
-}
-
-func flock(ctx context.Context, f *os.File) error {
-	var tick *time.Ticker
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		if tick == nil {
-			tick = time.NewTicker(lockPoll)
-			defer tick.Stop()
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
 }
 
 // keyLocks are mutexes by digest whose waiting can be cancelled. The zero value works.

@@ -10,9 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/plimsoll/plimsoll/internal/durable"
 	"github.com/plimsoll/plimsoll/internal/strictjson"
@@ -24,7 +21,6 @@ const File = "access.json"
 const (
 	apiVersion = "plimsoll.access.v1"
 	lockFile   = "access.lock"
-	lockPoll   = 20 * time.Millisecond
 )
 
 // document is access.json.
@@ -50,7 +46,10 @@ func (e *ExistsError) Error() string {
 
 // Store is access.json in a data folder. It holds no secret in the clear. Several processes may have it open: changes are
 // made under a lock, and readers see the file before a change or after it.
-type Store struct{ dir string }
+type Store struct {
+	dir     string
+	journal Journal // may be nil; see SetJournal
+}
 
 // Open opens the store in a data folder, which is made if it is not there. A store without a file has no accounts.
 func Open(dir string) (*Store, error) {
@@ -109,7 +108,7 @@ func (s *Store) Account(name string) (Account, error) {
 
 // Add adds an account; the error is an *ExistsError when its name is taken.
 func (s *Store) Add(ctx context.Context, a Account) error {
-	return s.change(ctx, func(accounts []Account) ([]Account, error) {
+	return s.change(ctx, a.Name, func(accounts []Account) ([]Account, error) {
 		for _, other := range accounts {
 			if strings.EqualFold(other.Name, a.Name) {
 				return nil, &ExistsError{other.Name, other.Role}
@@ -122,7 +121,7 @@ func (s *Store) Add(ctx context.Context, a Account) error {
 
 // Update changes one account by fn, whose error leaves everything as it was.
 func (s *Store) Update(ctx context.Context, name string, fn func(*Account) error) error {
-	return s.change(ctx, func(accounts []Account) ([]Account, error) {
+	return s.change(ctx, name, func(accounts []Account) ([]Account, error) {
 		i, found := find(accounts, name)
 		if !found {
 			return nil, &NoAccountError{name}
@@ -139,7 +138,7 @@ func (s *Store) Update(ctx context.Context, name string, fn func(*Account) error
 
 // Remove removes an account with all its credentials. An error of check, which sees the account first, leaves it there.
 func (s *Store) Remove(ctx context.Context, name string, check func(Account) error) error {
-	return s.change(ctx, func(accounts []Account) ([]Account, error) {
+	return s.change(ctx, name, func(accounts []Account) ([]Account, error) {
 		i, found := find(accounts, name)
 		if !found {
 			return nil, &NoAccountError{name}
@@ -151,8 +150,9 @@ func (s *Store) Remove(ctx context.Context, name string, check func(Account) err
 	})
 }
 
-// change reads, changes and writes the file while no other process does.
-func (s *Store) change(ctx context.Context, fn func([]Account) ([]Account, error)) (err error) {
+// change reads, changes and writes the file while no other process does. Only the account with the name is another one
+// then.
+func (s *Store) change(ctx context.Context, name string, fn func([]Account) ([]Account, error)) (err error) {
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return fmt.Errorf("accounts: %w", err)
@@ -162,6 +162,7 @@ func (s *Store) change(ctx context.Context, fn func([]Account) ([]Account, error
 	if err != nil {
 		return err
 	}
+	before := slices.Clone(accounts)
 	if accounts, err = fn(accounts); err != nil {
 		return err
 	}
@@ -169,10 +170,12 @@ func (s *Store) change(ctx context.Context, fn func([]Account) ([]Account, error
 	if err != nil {
 		return fmt.Errorf("accounts: %w", err)
 	}
-	if err := durable.WriteFile(s.path(), data, 0o600); err != nil {
-		return fmt.Errorf("accounts: %w", err)
-	}
-	return nil
+	return s.recorded(ctx, name, before, accounts, func() error {
+		if err := durable.WriteFile(s.path(), data, 0o600); err != nil {
+			return fmt.Errorf("accounts: %w", err)
+		}
+		return nil
+	})
 }
 
 // lock waits until no other process holds the lock. Closing the file releases it, as the death of the process does.
@@ -181,22 +184,10 @@ func (s *Store) lock(ctx context.Context) (unlock func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ticker := time.NewTicker(lockPoll)
-	defer ticker.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f.Close, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(fmt.Errorf("%s: %w", lockFile, err), f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("%s: another process changes them: %w", lockFile, ctx.Err()), f.Close())
-		case <-ticker.C:
-		}
+	if err := durable.Lock(ctx, f, nil); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
+	return f.Close, nil
 }
 
 func find(accounts []Account, name string) (int, bool) {

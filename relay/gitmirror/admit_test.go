@@ -22,21 +22,21 @@ func TestAdmitInLayers(t *testing.T) {
 	s := newSandbox(t)
 	source := s.source()
 	first, state1 := s.layer(source), s.state(source)
-	base := s.git(source, "rev-parse", "main")
-	s.commit(source, "robot-values/robot-001.yaml", "ssid: line-2\n"+strings.Repeat("offset: 1\n", 200))
-	s.git(source, "tag", "-a", "v1.5.5", "-m", "release")
+	base := s.Git(source, "rev-parse", "main")
+	s.Commit(source, "robot-values/robot-001.yaml", "ssid: line-2\n"+strings.Repeat("offset: 1\n", 200))
+	s.Git(source, "tag", "-a", "v1.5.5", "-m", "release")
 	second, state2 := s.layer(source, "main", "v1.5.5", "^"+base), s.state(source)
 
 	t.Run("both at once", func(t *testing.T) {
 		m := open(t, t.TempDir(), Options{})
 		admit(t, m, state2, first, second)
-		s.git(m.path(storeName), "fsck", "--full", "--strict")
+		s.Git(m.path(storeName), "fsck", "--full", "--strict")
 	})
 	t.Run("one after the other", func(t *testing.T) {
 		m := open(t, t.TempDir(), Options{})
 		admit(t, m, state1, first)
 		admit(t, m, state2, first, second)
-		s.git(m.path(storeName), "fsck", "--full", "--strict")
+		s.Git(m.path(storeName), "fsck", "--full", "--strict")
 		packs, err := filepath.Glob(filepath.Join(m.packDir(), "*.pack"))
 		if err != nil || len(packs) != 2 {
 			t.Errorf("packs: %v, %v", packs, err)
@@ -85,11 +85,11 @@ func TestAdmitInLayers(t *testing.T) {
 	t.Run("a history rewritten", func(t *testing.T) {
 		m := open(t, t.TempDir(), Options{})
 		admit(t, m, state2, first, second)
-		s.git(source, "reset", "--quiet", "--hard", base)
-		s.commit(source, "z", "another way")
-		s.git(source, "tag", "-d", "v1.5.5")
+		s.Git(source, "reset", "--quiet", "--hard", base)
+		s.Commit(source, "z", "another way")
+		s.Git(source, "tag", "-d", "v1.5.5")
 		admit(t, m, s.state(source), s.layer(source))
-		s.git(m.path(storeName), "fsck", "--full", "--strict")
+		s.Git(m.path(storeName), "fsck", "--full", "--strict")
 	})
 }
 
@@ -101,7 +101,7 @@ func TestAdmitRefuses(t *testing.T) {
 	good, state := s.layer(source), s.state(source)
 	at := bytes.Index(good, []byte("\n\nPACK")) + 2
 	header, pack := string(good[:at]), good[at:]
-	main := s.git(source, "rev-parse", "main")
+	main := s.Git(source, "rev-parse", "main")
 	with := func(change func(g *bundle.Git)) bundle.Git {
 		g := state
 		g.Refs = append([]bundle.GitRef(nil), state.Refs...)
@@ -111,7 +111,7 @@ func TestAdmitRefuses(t *testing.T) {
 	m := open(t, t.TempDir(), Options{})
 	// Something is in the store already, which must stay as it is.
 	other := s.source()
-	s.commit(other, "other", "other")
+	s.Commit(other, "other", "other")
 	admit(t, m, s.state(other), s.layer(other))
 	before := stored(t, m)
 
@@ -138,8 +138,8 @@ func TestAdmitRefuses(t *testing.T) {
 		{"a header that names absent objects", with(func(g *bundle.Git) { g.Refs[0].OID = strings.Repeat("1", 40) }),
 			[]byte(strings.Replace(string(good), main+" refs/heads/canary", strings.Repeat("1", 40)+" refs/heads/canary", 1)), &DamagedError{}},
 		{"a ref that the lock does not name", with(func(g *bundle.Git) { g.Refs = g.Refs[1:] }), good, &RefusedError{}},
-		{"a ref elsewhere", with(func(g *bundle.Git) { g.Refs[0].OID = s.git(source, "rev-parse", "main~1") }), good, &RefusedError{}},
-		{"a tag that peels elsewhere", with(func(g *bundle.Git) { g.Refs[3].Peeled = s.git(source, "rev-parse", "main~1") }), good, &RefusedError{}},
+		{"a ref elsewhere", with(func(g *bundle.Git) { g.Refs[0].OID = s.Git(source, "rev-parse", "main~1") }), good, &RefusedError{}},
+		{"a tag that peels elsewhere", with(func(g *bundle.Git) { g.Refs[3].Peeled = s.Git(source, "rev-parse", "main~1") }), good, &RefusedError{}},
 		{"an annotated tag without its peeled id", with(func(g *bundle.Git) { g.Refs[3].Peeled = "" }), good, &RefusedError{}},
 		{"a light tag with a peeled id", with(func(g *bundle.Git) { g.Refs[2].Peeled = main }), good, &RefusedError{}},
 		{"a branch that is a tag", with(func(g *bundle.Git) {
@@ -208,7 +208,7 @@ func TestClients18Quarantine(t *testing.T) {
 		{"an object that no ref leads to", func(source string) (bundle.Git, []byte) {
 			g := s.state(source)
 			secret := s.hashObject(source, "blob", "a secret")
-			return g, s.rawLayer(source, g, s.git(source, "rev-list", "--objects", "--all", "--no-object-names")+"\n"+secret)
+			return g, s.rawLayer(source, g, s.Git(source, "rev-list", "--objects", "--all", "--no-object-names")+"\n"+secret)
 		}, &RefusedError{}},
 		{"a path .git", func(source string) (bundle.Git, []byte) {
 			blob := s.hashObject(source, "blob", "[core]\n\tfsmonitor = touch /tmp/x\n")
@@ -231,7 +231,7 @@ func TestClients18Quarantine(t *testing.T) {
 		{"a tree without its file", func(source string) (bundle.Git, []byte) {
 			blob := s.hashObject(source, "blob", "to be left out")
 			g, _ := s.evil(source, s.mktree(source, "100644 blob "+blob+"\tx\n"))
-			objects := s.git(source, "rev-list", "--objects", "--all", "--no-object-names")
+			objects := s.Git(source, "rev-list", "--objects", "--all", "--no-object-names")
 			return g, s.rawLayer(source, g, strings.ReplaceAll(objects+"\n", blob+"\n", ""))
 		}, &DamagedError{}},
 	} {
@@ -286,14 +286,14 @@ func TestAdmitBoundsMemory(t *testing.T) {
 }
 
 func (s *sandbox) pipe(dir, stdin string, args ...string) string {
-	s.t.Helper()
-	cmd := s.command(dir, args...)
+	s.T.Helper()
+	cmd := s.Command(dir, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		s.t.Fatalf("git %v: %v: %s", args, err, stderr.String())
+		s.T.Fatalf("git %v: %v: %s", args, err, stderr.String())
 	}
 	return string(out)
 }
@@ -308,14 +308,14 @@ func (s *sandbox) mktree(dir, entries string) string {
 
 // evil makes a branch with a tree and a layer of everything.
 func (s *sandbox) evil(dir, tree string) (bundle.Git, []byte) {
-	s.t.Helper()
-	s.git(dir, "update-ref", "refs/heads/evil", s.git(dir, "commit-tree", "-m", "evil", tree))
+	s.T.Helper()
+	s.Git(dir, "update-ref", "refs/heads/evil", s.Git(dir, "commit-tree", "-m", "evil", tree))
 	return s.state(dir), s.layer(dir)
 }
 
 // rawLayer packs exactly the objects listed.
 func (s *sandbox) rawLayer(dir string, g bundle.Git, objects string) []byte {
-	s.t.Helper()
+	s.T.Helper()
 	var b strings.Builder
 	b.WriteString("# v2 git bundle\n")
 	for _, ref := range g.Refs {
@@ -366,7 +366,7 @@ func TestOpenSweeps(t *testing.T) {
 		filepath.Join(m.packDir(), "tmp_pack_x"),
 	}
 	for _, path := range stale {
-		s.write(filepath.Dir(path), filepath.Base(path), "stale")
+		s.Write(filepath.Dir(path), filepath.Base(path), "stale")
 	}
 	unlock, err := m.lockImport()
 	if err != nil {
@@ -377,7 +377,7 @@ func TestOpenSweeps(t *testing.T) {
 		if _, err := os.Stat(path); err == nil {
 			t.Errorf("%s is still there", path)
 		}
-		s.write(filepath.Dir(path), filepath.Base(path), "in use")
+		s.Write(filepath.Dir(path), filepath.Base(path), "in use")
 	}
 	open(t, dir, Options{})
 	for _, path := range stale {

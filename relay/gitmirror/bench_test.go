@@ -27,7 +27,7 @@ func benchSite(b *testing.B) (s *sandbox, m *Mirror, g bundle.Git, layer []byte,
 	b.Helper()
 	s = newSandbox(b)
 	source := filepath.Join(b.TempDir(), "source")
-	s.git(s.home, "init", "--quiet", source)
+	s.Git(s.Home, "init", "--quiet", source)
 	var stream strings.Builder
 	for i := range 3600 {
 		content := strings.Repeat(fmt.Sprintf("offset: %d\n", i), 100)
@@ -45,9 +45,9 @@ func benchSite(b *testing.B) (s *sandbox, m *Mirror, g bundle.Git, layer []byte,
 func httpBackend(b *testing.B, s *sandbox, m *Mirror) (url string) {
 	b.Helper()
 	server := httptest.NewServer(&cgi.Handler{
-		Path: filepath.Join(s.git(s.home, "--exec-path"), "git-http-backend"),
+		Path: filepath.Join(s.Git(s.Home, "--exec-path"), "git-http-backend"),
 		Env: []string{
-			"GIT_PROJECT_ROOT=" + m.generationDir(1), "GIT_HTTP_EXPORT_ALL=1", "HOME=" + s.home, "GIT_CONFIG_NOSYSTEM=1", "LC_ALL=C",
+			"GIT_PROJECT_ROOT=" + m.generationDir(1), "GIT_HTTP_EXPORT_ALL=1", "HOME=" + s.Home, "GIT_CONFIG_NOSYSTEM=1", "LC_ALL=C",
 		},
 	})
 	b.Cleanup(server.Close)
@@ -154,7 +154,7 @@ func BenchmarkPackLarge(b *testing.B) {
 	if _, err := rand.Read(noise); err != nil {
 		b.Fatal(err)
 	}
-	s.commit(source, "noise", string(noise))
+	s.Commit(source, "noise", string(noise))
 	g := s.state(source)
 	m := open(b, b.TempDir(), Options{})
 	admit(b, m, g, s.layer(source))
@@ -195,7 +195,7 @@ func BenchmarkClone(b *testing.B) {
 			clone := func(url string) func() {
 				return func() {
 					n++
-					s.git(s.home, append(append([]string{"clone", "--quiet"}, args...), url, filepath.Join(dir, fmt.Sprint(n)))...)
+					s.Git(s.Home, append(append([]string{"clone", "--quiet"}, args...), url, filepath.Join(dir, fmt.Sprint(n)))...)
 				}
 			}
 			beside(b, clone(site.url()), clone(theirs))
@@ -231,7 +231,7 @@ func BenchmarkLsRemote(b *testing.B) {
 	}
 	b.Run("git ls-remote", func(b *testing.B) { // with the client's process
 		theirs := httpBackend(b, s, m)
-		beside(b, func() { s.git(s.home, "ls-remote", site.url()) }, func() { s.git(s.home, "ls-remote", theirs) })
+		beside(b, func() { s.Git(s.Home, "ls-remote", site.url()) }, func() { s.Git(s.Home, "ls-remote", theirs) })
 	})
 }
 
@@ -275,7 +275,7 @@ func BenchmarkPollersAndClones(b *testing.B) {
 				if i%2 == 0 {
 					args = append(args, "--depth=1")
 				}
-				if _, err := s.try(s.home, args...); err != nil {
+				if _, err := s.Try(s.Home, args...); err != nil {
 					b.Error(err)
 				}
 			})
@@ -323,7 +323,7 @@ func BenchmarkStart(b *testing.B) {
 	}
 	for i := range 2000 { // of releases before
 		for _, ext := range []string{".idx", ".pack"} {
-			s.write(m.packDir(), fmt.Sprintf("pack-%040x%s", i, ext), "")
+			s.Write(m.packDir(), fmt.Sprintf("pack-%040x%s", i, ext), "")
 		}
 	}
 	b.Run("known", func(b *testing.B) {

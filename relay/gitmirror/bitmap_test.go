@@ -26,9 +26,9 @@ func TestBitmap(t *testing.T) {
 	clone := func(from *site) {
 		t.Helper()
 		clones++
-		to := filepath.Join(s.home, fmt.Sprintf("clone-%d", clones))
-		s.git(s.home, "clone", "--quiet", "--mirror", from.url(), to)
-		s.git(to, "fsck", "--full", "--strict")
+		to := filepath.Join(s.Home, fmt.Sprintf("clone-%d", clones))
+		s.Git(s.Home, "clone", "--quiet", "--mirror", from.url(), to)
+		s.Git(to, "fsck", "--full", "--strict")
 	}
 	bitmap := func(m *Mirror, gen *Generation) os.FileInfo {
 		t.Helper()
@@ -50,7 +50,7 @@ func TestBitmap(t *testing.T) {
 		t.Error("bitmaps were written although no pack came")
 	}
 
-	s.commit(source, "more", "more")
+	s.Commit(source, "more", "more")
 	newer := s.state(source)
 	admit(t, m, newer, s.layer(source))
 	gen := prepare(t, m, 4, newer)

@@ -24,14 +24,14 @@ import (
 func TestClients13URLForms(t *testing.T) {
 	t.Parallel()
 	s, source, site := newSite(t, Options{})
-	want := s.git(source, "show-ref", "--dereference")
+	want := s.Git(source, "show-ref", "--dereference")
 	want = strings.ReplaceAll(want, " ", "\t")
 	for _, version := range []string{"0", "1", "2"} {
-		got := s.git(s.home, "-c", "protocol.version="+version, "ls-remote", "--heads", "--tags", site.url())
+		got := s.Git(s.Home, "-c", "protocol.version="+version, "ls-remote", "--heads", "--tags", site.url())
 		if got != want {
 			t.Errorf("version %s:\n%s\nwant\n%s", version, got, want)
 		}
-		head := s.git(s.home, "-c", "protocol.version="+version, "ls-remote", "--symref", site.url(), "HEAD")
+		head := s.Git(s.Home, "-c", "protocol.version="+version, "ls-remote", "--symref", site.url(), "HEAD")
 		if !strings.HasPrefix(head, "ref: refs/heads/main\tHEAD\n") {
 			t.Errorf("version %s: HEAD is %q", version, head)
 		}
@@ -39,7 +39,7 @@ func TestClients13URLForms(t *testing.T) {
 	for _, path := range []string{
 		"/git/" + place, "/git/" + place + ".git", "/" + place, "/" + place + ".git", "/git/GitHub.com/acme/robot-deployment",
 	} {
-		if got := s.git(s.home, "ls-remote", "--heads", "--tags", site.server.URL+path); got != want {
+		if got := s.Git(s.Home, "ls-remote", "--heads", "--tags", site.server.URL+path); got != want {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
@@ -47,7 +47,7 @@ func TestClients13URLForms(t *testing.T) {
 	host := strings.TrimPrefix(site.server.URL, "http://")
 	_, port, _ := strings.Cut(host, ":")
 	for _, path := range []string{"/acme/robot-deployment", "/acme/robot-deployment.git"} {
-		got := s.git(s.home, "-c", "http.curloptResolve=github.com:"+port+":127.0.0.1", "ls-remote", "--heads", "--tags",
+		got := s.Git(s.Home, "-c", "http.curloptResolve=github.com:"+port+":127.0.0.1", "ls-remote", "--heads", "--tags",
 			"http://github.com:"+port+path)
 		if got != want {
 			t.Errorf("Host github.com, %s: %s", path, got)
@@ -78,7 +78,7 @@ func TestClients13GoGitLists(t *testing.T) {
 	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	want := map[string]string{"HEAD": "refs/heads/main"}
-	for line := range strings.Lines(s.git(source, "show-ref", "--dereference")) {
+	for line := range strings.Lines(s.Git(source, "show-ref", "--dereference")) {
 		oid, name, _ := strings.Cut(strings.TrimSpace(line), " ")
 		want[name] = oid
 	}
@@ -95,7 +95,7 @@ func TestClients13GoGitLists(t *testing.T) {
 func TestClients14Flux(t *testing.T) {
 	t.Parallel()
 	s, source, site := newSite(t, Options{})
-	head := s.git(source, "rev-parse", "main")
+	head := s.Git(source, "rev-parse", "main")
 	for depth, commits := range map[int]int{1: 1, 0: 3} {
 		repo, err := gogit.CloneContext(t.Context(), memory.NewStorage(), nil, &gogit.CloneOptions{
 			URL: site.url(), Depth: depth, SingleBranch: depth > 0, ReferenceName: plumbing.NewBranchReferenceName("main"),
@@ -139,30 +139,30 @@ func TestClients15AnyObject(t *testing.T) {
 		t.Run("v"+version, func(t *testing.T) {
 			v, dir := "protocol.version="+version, t.TempDir()
 			shallow := filepath.Join(dir, "shallow")
-			s.git(s.home, "-c", v, "clone", "--quiet", "--depth=1", site.url(), shallow)
-			if n := s.git(shallow, "rev-list", "--count", "HEAD"); n != "1" {
+			s.Git(s.Home, "-c", v, "clone", "--quiet", "--depth=1", site.url(), shallow)
+			if n := s.Git(shallow, "rev-list", "--count", "HEAD"); n != "1" {
 				t.Errorf("a shallow clone has %s commits", n)
 			}
-			s.git(shallow, "-c", v, "fetch", "--quiet", "--unshallow")
-			if n := s.git(shallow, "rev-list", "--count", "HEAD"); n != "3" {
+			s.Git(shallow, "-c", v, "fetch", "--quiet", "--unshallow")
+			if n := s.Git(shallow, "rev-list", "--count", "HEAD"); n != "3" {
 				t.Errorf("after unshallow there are %s commits", n)
 			}
 			byID := filepath.Join(dir, "id")
-			s.git(s.home, "init", "--quiet", byID)
+			s.Git(s.Home, "init", "--quiet", byID)
 			for _, rev := range []string{"main~2", "v1.5.4", "main~2:charts/robot-app/Chart.yaml"} { // no ref shows the first and the last
-				id := s.git(source, "rev-parse", rev)
-				s.git(byID, "-c", v, "fetch", "--quiet", "--depth=1", site.url(), id)
-				if got := s.git(byID, "rev-parse", "FETCH_HEAD"); got != id {
+				id := s.Git(source, "rev-parse", rev)
+				s.Git(byID, "-c", v, "fetch", "--quiet", "--depth=1", site.url(), id)
+				if got := s.Git(byID, "rev-parse", "FETCH_HEAD"); got != id {
 					t.Errorf("%s: fetched %s, want %s", rev, got, id)
 				}
 			}
 			partial := filepath.Join(dir, "partial")
-			s.git(s.home, "-c", v, "clone", "--quiet", "--no-checkout", "--filter=blob:none", site.url(), partial)
-			missing := s.git(partial, "rev-list", "--objects", "--all", "--missing=print")
+			s.Git(s.Home, "-c", v, "clone", "--quiet", "--no-checkout", "--filter=blob:none", site.url(), partial)
+			missing := s.Git(partial, "rev-list", "--objects", "--all", "--missing=print")
 			if !strings.Contains(missing, "\n?") {
 				t.Error("a blobless clone has blobs")
 			}
-			s.git(partial, "-c", v, "checkout", "--quiet", "main") // fetches blobs by id
+			s.Git(partial, "-c", v, "checkout", "--quiet", "main") // fetches blobs by id
 		})
 	}
 }
@@ -172,7 +172,7 @@ func TestClients19ByteExact(t *testing.T) {
 	t.Parallel()
 	s := newSandbox(t)
 	source := s.source()
-	key := filepath.Join(s.home, "key")
+	key := filepath.Join(s.Home, "key")
 	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "robot", "-f", key).CombinedOutput(); err != nil {
 		t.Skipf("no ssh-keygen to sign with: %v: %s", err, out)
 	}
@@ -180,33 +180,33 @@ func TestClients19ByteExact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.write(s.home, "signers", "robot@example.com "+string(public))
-	for _, kv := range [][2]string{{"gpg.format", "ssh"}, {"user.signingKey", key}, {"gpg.ssh.allowedSignersFile", filepath.Join(s.home, "signers")}} {
-		s.git(s.home, "config", "--global", kv[0], kv[1])
+	s.Write(s.Home, "signers", "robot@example.com "+string(public))
+	for _, kv := range [][2]string{{"gpg.format", "ssh"}, {"user.signingKey", key}, {"gpg.ssh.allowedSignersFile", filepath.Join(s.Home, "signers")}} {
+		s.Git(s.Home, "config", "--global", kv[0], kv[1])
 	}
-	s.write(source, "signed", "signed")
-	s.git(source, "add", "--all")
-	s.git(source, "commit", "--quiet", "-S", "-m", "signed")
-	s.git(source, "tag", "-s", "v1.5.5", "-m", "a signed release")
+	s.Write(source, "signed", "signed")
+	s.Git(source, "add", "--all")
+	s.Git(source, "commit", "--quiet", "-S", "-m", "signed")
+	s.Git(source, "tag", "-s", "v1.5.5", "-m", "a signed release")
 	g := s.state(source)
 	m := open(t, t.TempDir(), Options{})
 	admit(t, m, g, s.layer(source))
 	site := serve(t, m, prepare(t, m, 1, g))
 
 	objects := func(dir string) string {
-		all := s.git(dir, "rev-list", "--objects", "--all", "--no-object-names")
+		all := s.Git(dir, "rev-list", "--objects", "--all", "--no-object-names")
 		return s.pipe(dir, all+"\n", "cat-file", "--batch") // with their content
 	}
 	for _, version := range []string{"0", "1", "2"} {
 		clone := filepath.Join(t.TempDir(), "clone")
-		s.git(s.home, "-c", "protocol.version="+version, "clone", "--quiet", "--mirror", site.url(), clone)
-		s.git(clone, "fsck", "--full", "--strict")
-		if objects(clone) != objects(source) || s.git(clone, "show-ref", "--dereference") != s.git(source, "show-ref", "--dereference") {
+		s.Git(s.Home, "-c", "protocol.version="+version, "clone", "--quiet", "--mirror", site.url(), clone)
+		s.Git(clone, "fsck", "--full", "--strict")
+		if objects(clone) != objects(source) || s.Git(clone, "show-ref", "--dereference") != s.Git(source, "show-ref", "--dereference") {
 			t.Errorf("version %s: a mirror clone is not what the source is", version)
 		}
-		s.git(clone, "verify-tag", "v1.5.5")
-		s.git(clone, "verify-commit", "main")
-		if kind := s.git(clone, "cat-file", "-t", "v1.5.4"); kind != "tag" {
+		s.Git(clone, "verify-tag", "v1.5.5")
+		s.Git(clone, "verify-commit", "main")
+		if kind := s.Git(clone, "cat-file", "-t", "v1.5.4"); kind != "tag" {
 			t.Errorf("version %s: the annotated tag came as a %s", version, kind)
 		}
 	}
@@ -217,14 +217,14 @@ func TestClients13ArgoCD(t *testing.T) {
 	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	argo := filepath.Join(t.TempDir(), "argo")
-	s.git(s.home, "init", "--quiet", argo)
-	s.git(argo, "remote", "add", "origin", site.url())
-	s.git(argo, "fetch", "origin", "--tags", "--force", "--prune")
-	base := s.git(source, "rev-parse", "main")
+	s.Git(s.Home, "init", "--quiet", argo)
+	s.Git(argo, "remote", "add", "origin", site.url())
+	s.Git(argo, "fetch", "origin", "--tags", "--force", "--prune")
+	base := s.Git(source, "rev-parse", "main")
 
-	next := s.commit(source, "robot-values/robot-001.yaml", "ssid: line-2\n")
-	s.git(source, "tag", "-a", "v1.5.5", "-m", "release")
-	s.git(source, "branch", "--quiet", "-D", "canary")
+	next := s.Commit(source, "robot-values/robot-001.yaml", "ssid: line-2\n")
+	s.Git(source, "tag", "-a", "v1.5.5", "-m", "release")
+	s.Git(source, "branch", "--quiet", "-D", "canary")
 	g := s.state(source)
 	admit(t, site.m, g, s.layer(source, "main", "v1.5.5", "^"+base))
 	site.active.Store(prepare(t, site.m, 2, g))
@@ -232,33 +232,33 @@ func TestClients13ArgoCD(t *testing.T) {
 	if got := goGitList(t, site.url())["refs/heads/main"]; got != next {
 		t.Errorf("go-git lists main at %s, want %s", got, next)
 	}
-	s.git(argo, "fetch", "origin", "--tags", "--force", "--prune")
-	if got := s.git(argo, "rev-parse", "origin/main"); got != next {
+	s.Git(argo, "fetch", "origin", "--tags", "--force", "--prune")
+	if got := s.Git(argo, "rev-parse", "origin/main"); got != next {
 		t.Errorf("main is %s, want %s", got, next)
 	}
-	if got := s.git(argo, "rev-parse", "v1.5.5^{}"); got != next {
+	if got := s.Git(argo, "rev-parse", "v1.5.5^{}"); got != next {
 		t.Errorf("the tag leads to %s, want %s", got, next)
 	}
-	if out, err := s.try(argo, "rev-parse", "--verify", "origin/canary"); err == nil {
+	if out, err := s.Try(argo, "rev-parse", "--verify", "origin/canary"); err == nil {
 		t.Errorf("canary is still there: %s", out)
 	}
-	s.git(argo, "fetch", "origin", base, "--tags", "--force", "--prune", "--depth=1")
-	s.git(argo, "checkout", "--quiet", "--force", next)
-	s.git(argo, "clean", "-ffdx")
+	s.Git(argo, "fetch", "origin", base, "--tags", "--force", "--prune", "--depth=1")
+	s.Git(argo, "checkout", "--quiet", "--force", next)
+	s.Git(argo, "clean", "-ffdx")
 	if data, err := os.ReadFile(filepath.Join(argo, "robot-values/robot-001.yaml")); string(data) != "ssid: line-2\n" {
 		t.Errorf("%q, %v", data, err)
 	}
 	// A client that saw the old refs gets what it then asks for.
 	late := filepath.Join(t.TempDir(), "late")
-	s.git(s.home, "init", "--quiet", late)
-	s.git(late, "-c", "protocol.version=0", "fetch", "--quiet", "--depth=1", site.url(), base)
+	s.Git(s.Home, "init", "--quiet", late)
+	s.Git(late, "-c", "protocol.version=0", "fetch", "--quiet", "--depth=1", site.url(), base)
 }
 
 // TestClients16ManyAtOnce: a hundred pollers as Argo CD's and ten clones at once, and nobody is sent away.
 func TestClients16ManyAtOnce(t *testing.T) {
 	t.Parallel()
 	s, source, site := newSite(t, Options{})
-	head := s.git(source, "rev-parse", "main")
+	head := s.Git(source, "rev-parse", "main")
 	dir := t.TempDir()
 	var wg sync.WaitGroup
 	for i := range 100 {
@@ -281,9 +281,9 @@ func TestClients16ManyAtOnce(t *testing.T) {
 			if i%2 == 0 {
 				args = append(args, "--depth=1")
 			}
-			if _, err := s.try(dir, args...); err != nil {
+			if _, err := s.Try(dir, args...); err != nil {
 				t.Error(err)
-			} else if got, err := s.try(clone, "rev-parse", "main"); got != head || err != nil {
+			} else if got, err := s.Try(clone, "rev-parse", "main"); got != head || err != nil {
 				t.Errorf("cloned %s, %v", got, err)
 			}
 		})
@@ -295,9 +295,9 @@ func TestClients16ManyAtOnce(t *testing.T) {
 func TestClients16CannotPush(t *testing.T) {
 	t.Parallel()
 	s, source, site := newSite(t, Options{})
-	s.commit(source, "x", "x")
+	s.Commit(source, "x", "x")
 	before := stored(t, site.m)
-	out, err := s.try(source, "push", site.url(), "main")
+	out, err := s.Try(source, "push", site.url(), "main")
 	if err == nil || !strings.Contains(err.Error(), "read-only") && !strings.Contains(err.Error(), "403") {
 		t.Errorf("push: %s, %v", out, err)
 	}
@@ -311,10 +311,10 @@ func TestClients16LargeNegotiation(t *testing.T) {
 	t.Parallel()
 	s, source, site := newSite(t, Options{})
 	clone := filepath.Join(t.TempDir(), "clone")
-	s.git(s.home, "clone", "--quiet", site.url(), clone)
-	base := s.git(source, "rev-parse", "main")
+	s.Git(s.Home, "clone", "--quiet", site.url(), clone)
+	base := s.Git(source, "rev-parse", "main")
 	// History of the client's own, which it offers as "have" lines.
-	cmd := s.command(clone, "fast-import", "--quiet")
+	cmd := s.Command(clone, "fast-import", "--quiet")
 	var stream strings.Builder
 	for i := range 6000 {
 		stream.WriteString("commit refs/heads/own\ncommitter R <r@example.com> 17000" + string(rune('0'+i%10)) + "0000 +0000\ndata 1\nx\n")
@@ -327,14 +327,14 @@ func TestClients16LargeNegotiation(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	next := s.commit(source, "y", "y")
+	next := s.Commit(source, "y", "y")
 	g := s.state(source)
 	admit(t, site.m, g, s.layer(source, "main", "^"+base))
 	site.active.Store(prepare(t, site.m, 2, g))
 	for _, version := range []string{"0", "2"} {
-		s.git(clone, "update-ref", "-d", "refs/remotes/origin/main")
-		s.git(clone, "-c", "protocol.version="+version, "-c", "fetch.negotiationAlgorithm=consecutive", "fetch", "--quiet", "origin")
-		if got := s.git(clone, "rev-parse", "origin/main"); got != next {
+		s.Git(clone, "update-ref", "-d", "refs/remotes/origin/main")
+		s.Git(clone, "-c", "protocol.version="+version, "-c", "fetch.negotiationAlgorithm=consecutive", "fetch", "--quiet", "origin")
+		if got := s.Git(clone, "rev-parse", "origin/main"); got != next {
 			t.Errorf("version %s: main is %s, want %s", version, got, next)
 		}
 	}

@@ -23,9 +23,6 @@ const (
 	minCollectShare = 4 // at least one of so many bytes
 )
 
-// collectPoll is how often a Collect that waits looks whether nobody is importing any more.
-const collectPoll = 50 * time.Millisecond
-
 // Collection is what a Collect removed, or would remove.
 type Collection struct {
 	Packs int   // packs that go
@@ -177,22 +174,10 @@ func (m *Mirror) lockCollect(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	ticker := time.NewTicker(collectPoll)
-	defer ticker.Stop()
-	for {
-		err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errors.Join(err, f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), f.Close())
-		case <-ticker.C:
-		}
+	if err := durable.Lock(ctx, f, nil); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
+	return func() { _ = f.Close() }, nil
 }
 
 // room is how many bytes the disk takes.

@@ -37,13 +37,13 @@ func newHistory(t *testing.T) *history {
 	s := newSandbox(t)
 	source := s.source()
 	h := &history{s: s}
-	s.git(source, "checkout", "--quiet", "-b", "trial")
-	s.commit(source, "trial/map-1.bin", noise(1, 1<<20))
-	s.commit(source, "trial/map-2.bin", noise(2, 1<<20))
-	s.git(source, "checkout", "--quiet", "main")
+	s.Git(source, "checkout", "--quiet", "-b", "trial")
+	s.Commit(source, "trial/map-1.bin", noise(1, 1<<20))
+	s.Commit(source, "trial/map-2.bin", noise(2, 1<<20))
+	s.Git(source, "checkout", "--quiet", "main")
 	h.states[0], h.layers[0] = s.state(source), s.layer(source)
-	s.git(source, "branch", "-D", "trial")
-	s.commit(source, "robot-values/robot-002.yaml", "ssid: line-2\n"+noise(3, 100<<10))
+	s.Git(source, "branch", "-D", "trial")
+	s.Commit(source, "robot-values/robot-002.yaml", "ssid: line-2\n"+noise(3, 100<<10))
 	h.states[1], h.layers[1] = s.state(source), s.layer(source)
 	return h
 }
@@ -63,11 +63,11 @@ func (h *history) mirror(t *testing.T, dir string) (*Mirror, *Generation) {
 // mustBeClosed holds the store against what all of this package rests on: an object that is there has all that it leads to.
 func (h *history) mustBeClosed(t *testing.T, m *Mirror) {
 	t.Helper()
-	present := h.s.git(m.path(storeName), "cat-file", "--batch-check=%(objectname)", "--batch-all-objects", "--unordered")
+	present := h.s.Git(m.path(storeName), "cat-file", "--batch-check=%(objectname)", "--batch-all-objects", "--unordered")
 	if present == "" {
 		return
 	}
-	cmd := h.s.command(m.path(storeName), "rev-list", "--objects", "--quiet", "--stdin")
+	cmd := h.s.Command(m.path(storeName), "rev-list", "--objects", "--quiet", "--stdin")
 	cmd.Stdin = strings.NewReader(present + "\n")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("the store has a hole: %v: %s", err, out)
@@ -115,8 +115,8 @@ func TestCollect(t *testing.T) {
 	}
 	site := serve(t, m, gen)
 	clone := filepath.Join(t.TempDir(), "clone")
-	h.s.git(h.s.home, "clone", "--quiet", site.url(), clone)
-	h.s.git(clone, "fsck", "--full", "--strict")
+	h.s.Git(h.s.Home, "clone", "--quiet", site.url(), clone)
+	h.s.Git(clone, "fsck", "--full", "--strict")
 
 	// What was dropped comes back by its layers, also to those who have known it before.
 	admit(t, other, h.states[0], h.layers[0])
@@ -198,8 +198,8 @@ func TestCollectKilledAtEachPoint(t *testing.T) {
 			gen := prepare(t, m, 2, h.states[1]) // as a start does; nothing may be missing
 			site := serve(t, m, gen)
 			clone := filepath.Join(t.TempDir(), "clone")
-			h.s.git(h.s.home, "clone", "--quiet", site.url(), clone)
-			h.s.git(clone, "fsck", "--full", "--strict")
+			h.s.Git(h.s.Home, "clone", "--quiet", site.url(), clone)
+			h.s.Git(clone, "fsck", "--full", "--strict")
 			if _, err := m.Collect(t.Context(), []Repository{h.repo(1)}, false); err != nil {
 				t.Fatal(err)
 			}

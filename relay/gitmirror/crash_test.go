@@ -70,8 +70,8 @@ func newJob(t *testing.T, s *sandbox) func() (job string, g bundle.Git) {
 	t.Helper()
 	source := s.source()
 	first := s.layer(source)
-	base := s.git(source, "rev-parse", "main")
-	s.commit(source, "robot-values/robot-002.yaml", "ssid: line-2\n")
+	base := s.Git(source, "rev-parse", "main")
+	s.Commit(source, "robot-values/robot-002.yaml", "ssid: line-2\n")
 	g, second := s.state(source), s.layer(source, "main", "^"+base)
 	data, err := strictjson.Marshal(g)
 	if err != nil {
@@ -79,9 +79,9 @@ func newJob(t *testing.T, s *sandbox) func() (job string, g bundle.Git) {
 	}
 	return func() (string, bundle.Git) {
 		job := t.TempDir()
-		s.write(job, "git.json", string(data))
-		s.write(job, "1", string(first))
-		s.write(job, "2", string(second))
+		s.Write(job, "git.json", string(data))
+		s.Write(job, "1", string(first))
+		s.Write(job, "2", string(second))
 		return job, g
 	}
 }
@@ -140,7 +140,7 @@ func checkAfterCrash(t *testing.T, s *sandbox, job string, g bundle.Git) {
 	if len(packs)%2 != 0 {
 		t.Errorf("the store has %d files after Open: a pack without its index", len(packs))
 	}
-	s.git(m.path(storeName), "fsck", "--full", "--strict")
+	s.Git(m.path(storeName), "fsck", "--full", "--strict")
 	if gens, err := filepath.Glob(m.path("gen-*")); err != nil || len(gens) > 0 {
 		if same, err := m.onDisk(mustGeneration(t, 1, g)); !same {
 			t.Errorf("a generation was left half-written, %v", err)
@@ -149,10 +149,10 @@ func checkAfterCrash(t *testing.T, s *sandbox, job string, g bundle.Git) {
 	if err := importJob(job, io.Discard, strings.NewReader("")); err != nil {
 		t.Fatal(err)
 	}
-	s.git(m.path(storeName), "fsck", "--full", "--strict")
+	s.Git(m.path(storeName), "fsck", "--full", "--strict")
 	gen := filepath.Join(m.generationDir(1), place+".git")
-	s.git(gen, "rev-list", "--objects", "--quiet", "--all")
-	if got := s.git(gen, "rev-parse", "main"); got != g.Refs[1].OID {
+	s.Git(gen, "rev-list", "--objects", "--quiet", "--all")
+	if got := s.Git(gen, "rev-parse", "main"); got != g.Refs[1].OID {
 		t.Errorf("main is %s", got)
 	}
 	if len(stored(t, m)) == 0 {

@@ -121,7 +121,7 @@ func TestPrune(t *testing.T) {
 	if got := there(); got != "gen-1" {
 		t.Errorf("left: %s", got)
 	}
-	s.git(s.home, "ls-remote", site.url())
+	s.Git(s.Home, "ls-remote", site.url())
 }
 
 // TestMirrorMoves: the folder works in another place, as after a restore, and when it belongs to another user.
@@ -143,7 +143,7 @@ func TestMirrorMoves(t *testing.T) {
 	m := open(t, moved, Options{})
 	g := s.state(source)
 	again := serve(t, m, prepare(t, m, 1, g))
-	s.git(s.home, "clone", "--quiet", again.url(), filepath.Join(t.TempDir(), "clone"))
-	s.commit(source, "x", "x")
+	s.Git(s.Home, "clone", "--quiet", again.url(), filepath.Join(t.TempDir(), "clone"))
+	s.Commit(source, "x", "x")
 	admit(t, m, s.state(source), s.layer(source))
 }

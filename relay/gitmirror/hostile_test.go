@@ -15,7 +15,7 @@ func TestHostileRequests(t *testing.T) {
 	t.Parallel()
 	s, source, site := newSite(t, Options{HTTP: smarthttp.Options{Packs: traffic.NewQueue(traffic.QueueOptions{Slots: 2, PerClient: 1})}})
 	pkt := smarthttp.PktLine
-	main := s.git(source, "rev-parse", "main")
+	main := s.Git(source, "rev-parse", "main")
 	fetch := func(lines ...string) string {
 		return pkt("command=fetch\n") + "0001" + strings.Join(lines, "") + pkt("done\n") + "0000"
 	}
@@ -60,7 +60,7 @@ func TestHostileRequests(t *testing.T) {
 				t.Errorf("answered with a pack: %.200q", a.body)
 			}
 			// Another client.
-			if got := s.git(s.home, "ls-remote", site.url(), "refs/heads/main"); got != main+"\trefs/heads/main" {
+			if got := s.Git(s.Home, "ls-remote", site.url(), "refs/heads/main"); got != main+"\trefs/heads/main" {
 				t.Errorf("others see %q", got)
 			}
 		})

@@ -55,8 +55,8 @@ func TestStartRunsNoGit(t *testing.T) {
 	git, ran := countedGit(t)
 	dir := t.TempDir()
 	first, layer := s.state(source), s.layer(source)
-	base := s.git(source, "rev-parse", "main")
-	s.commit(source, "x", "x")
+	base := s.Git(source, "rev-parse", "main")
+	s.Commit(source, "x", "x")
 	second, more := s.state(source), s.layer(source, "main", "^"+base)
 	m := open(t, dir, Options{Git: git})
 	if got := ran(); got != "" {
@@ -137,7 +137,7 @@ func TestLostObjects(t *testing.T) {
 			}
 			admit(t, m, g, layer) // what the relay does at its start: the objects come back
 			site := serve(t, m, prepare(t, m, 1, g))
-			s.git(s.home, "clone", "--quiet", site.url(), filepath.Join(t.TempDir(), "clone"))
+			s.Git(s.Home, "clone", "--quiet", site.url(), filepath.Join(t.TempDir(), "clone"))
 		})
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 // uploadPack is what the machine's git answers, run by hand on the folder of a generation.
 func (s *sandbox) uploadPack(dir, protocol, stdin string, args ...string) (string, error) {
-	cmd := s.command(dir, append(append([]string{"upload-pack", "--strict", "--stateless-rpc"}, args...), dir)...)
+	cmd := s.Command(dir, append(append([]string{"upload-pack", "--strict", "--stateless-rpc"}, args...), dir)...)
 	cmd.Env = append(cmd.Env, "GIT_PROTOCOL="+protocol)
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.Output()
@@ -30,10 +30,10 @@ func manyStates(t testing.TB) (s *sandbox, site *site, states map[string]bundle.
 	t.Helper()
 	s = newSandbox(t)
 	source := s.source()
-	s.git(source, "tag", "-a", "v1.5.4-of-tag", "-m", "a tag of a tag", "v1.5.4")
-	s.git(source, "tag", "-a", "of-a-tree", "-m", "a tree", "main^{tree}")
-	s.git(source, "tag", "blob", "main:charts/robot-app/Chart.yaml")
-	s.git(source, "branch", "Ümlaut/π")
+	s.Git(source, "tag", "-a", "v1.5.4-of-tag", "-m", "a tag of a tag", "v1.5.4")
+	s.Git(source, "tag", "-a", "of-a-tree", "-m", "a tree", "main^{tree}")
+	s.Git(source, "tag", "blob", "main:charts/robot-app/Chart.yaml")
+	s.Git(source, "branch", "Ümlaut/π")
 	g := s.state(source)
 	m := open(t, filepath.Join(t.TempDir(), "git"), Options{})
 	admit(t, m, g, s.layer(source))

@@ -7,14 +7,16 @@
 //
 // The folder:
 //
-//	store.git/                         objects only, and bitmaps of the newest refs; no refs; only Collect takes objects out
+//	store.git/                         objects only, and bitmaps of the newest refs; no refs; only Collect and Repair take
+//	                                   objects out
 //	gen-<n>/<host>/<path>.git/         HEAD, config, packed-refs, objects/info/alternates
 //	gen-<n>/.packs                     the packs of store.git that its refs were checked against
-//	quarantine/<random>/               unfinished Admits and Prepares, and what Prune is removing; never served
+//	quarantine/<random>/               unfinished Admits, Prepares and Repairs, and what Prune is removing; never served
 //	spool/                             large request bodies; unlinked as soon as they are created
 //	home/                              the empty HOME of every git process
+//	damaged/                           copies of packs that the disk has damaged, for who wants to know; nothing reads them
 //	collecting                         packs that a Collect has begun to remove; until they are gone, store.git is not closed
-//	import.lock                        held shared by importers, exclusively by the one who sweeps or collects; its time
+//	import.lock                        held shared by importers, exclusively by who sweeps, collects or repairs; its time
 //	                                   changes when packs were removed
 package gitmirror
 

@@ -71,14 +71,14 @@ func TestClients17SwitchUnderClients(t *testing.T) {
 	sw.releases = append(sw.releases, s.state(source))
 	known := make(map[string]bool)
 	for i := range news {
-		known[s.git(source, "rev-parse", "main")] = true
-		base := s.git(source, "rev-parse", "main")
-		s.commit(source, "robot-values/robot-001.yaml", fmt.Sprintf("ssid: line-%d\n", i))
+		known[s.Git(source, "rev-parse", "main")] = true
+		base := s.Git(source, "rev-parse", "main")
+		s.Commit(source, "robot-values/robot-001.yaml", fmt.Sprintf("ssid: line-%d\n", i))
 		layers = append(layers, s.layer(source, "main", "^"+base))
 		admit(t, m, s.state(source), layers...)
 		sw.releases = append(sw.releases, s.state(source))
 	}
-	known[s.git(source, "rev-parse", "main")] = true
+	known[s.Git(source, "rev-parse", "main")] = true
 
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		gen, err := sw.next()
@@ -97,11 +97,11 @@ func TestClients17SwitchUnderClients(t *testing.T) {
 			version := []string{"protocol.version=0", "protocol.version=2"}[c%2]
 			for n := 0; ; n++ {
 				clone := filepath.Join(dir, fmt.Sprintf("%d-%d", c, n))
-				if _, err := s.try(dir, "-c", version, "clone", "--quiet", "--depth=1", "--no-tags", server.URL+"/git/"+place, clone); err != nil {
+				if _, err := s.Try(dir, "-c", version, "clone", "--quiet", "--depth=1", "--no-tags", server.URL+"/git/"+place, clone); err != nil {
 					t.Error(err)
 					return
 				}
-				head, err := s.try(clone, "rev-parse", "HEAD")
+				head, err := s.Try(clone, "rev-parse", "HEAD")
 				if err != nil || !known[head] {
 					t.Errorf("HEAD %s, %v", head, err)
 					return

@@ -23,6 +23,7 @@ type site struct {
 	conns   chan net.Conn
 	server  *http.Server
 	journal journal
+	end     func() // stops the runner, if one runs
 
 	mu    sync.Mutex
 	calls []call
@@ -53,7 +54,7 @@ func (j *journal) Append(_ context.Context, kind string, detail any) error {
 }
 
 func newSite(t *testing.T) *site {
-	s := &site{t: t, conns: make(chan net.Conn)}
+	s := &site{t: t, conns: make(chan net.Conn), end: func() {}}
 	start := time.Now()
 	s.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -93,6 +94,7 @@ func (s *site) Close() error   { return nil }
 func (s *site) Addr() net.Addr { return &net.TCPAddr{} }
 
 func (s *site) close() {
+	s.end()
 	close(s.conns)
 	if err := s.server.Close(); err != nil {
 		s.t.Error(err)
@@ -125,21 +127,33 @@ func (s *site) took() []call {
 	return calls
 }
 
-// run starts a runner over dir; end stops it.
-func (s *site) run(dir string, first ...Served) (r *Runner, end func()) {
-	r = New(dir, Options{Relay: "plant7", Journal: &s.journal, dial: s.dial})
+// run starts a runner over dir, which s.end stops.
+func (s *site) run(dir string, first ...Served) *Runner {
+	r := New(dir, Options{Relay: "plant7", Journal: &s.journal, dial: s.dial})
 	for _, served := range first {
 		r.Activated(served)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
-	return r, func() {
+	s.end = func() {
+		s.end = func() {}
 		cancel()
 		if err := <-done; err != nil {
 			s.t.Error(err)
 		}
 	}
+	return r
+}
+
+// inBubble runs a test in a bubble with a site; a runner that still runs in the end is stopped.
+func inBubble(t *testing.T, fn func(t *testing.T, s *site)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		defer s.close()
+		fn(t, s)
+	})
 }
 
 func plain(name string) Hook {
@@ -174,10 +188,8 @@ func one(t *testing.T, calls []call) Payload {
 
 func TestToldOnce(t *testing.T) {
 	dir := folder(t, plain("a"))
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir, gen(1, "v1", "c1"))
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir, gen(1, "v1", "c1"))
 		if calls := s.took(); len(calls) != 2 || calls[0].payload.Previous != nil { // a new hook is told what is served
 			t.Fatalf("%+v", calls)
 		}
@@ -193,21 +205,21 @@ func TestToldOnce(t *testing.T) {
 		if calls := s.took(); len(calls) > 0 {
 			t.Errorf("told twice: %+v", calls)
 		}
-		end()
+		s.end()
 		// A restart tells nothing that was told, and what was activated while the relay was down.
-		_, end = s.run(dir, gen(3, "v2", "c1"))
+		s.run(dir, gen(3, "v2", "c1"))
 		if calls := s.took(); len(calls) > 0 {
 			t.Errorf("told again after a restart: %+v", calls)
 		}
-		end()
-		r, end = s.run(dir, gen(4, "v3", "c1"))
+		s.end()
+		r = s.run(dir, gen(4, "v3", "c1"))
 		if p := one(t, s.took()); p.Version != "v3" || p.Previous.Version != "v2" {
 			t.Errorf("%+v", p)
 		}
 		if st := r.Status()[0]; st.State != Told || st.Generation != 4 || st.Successes != 1 || st.Failures != 0 {
 			t.Errorf("%+v", st)
 		}
-		end()
+		s.end()
 		for _, res := range s.journal.results {
 			if res.Result != "told" || res.Hook != "a" || res.Attempts != 1 {
 				t.Errorf("%+v", res)
@@ -221,11 +233,8 @@ func TestToldOnce(t *testing.T) {
 
 func TestBackoff(t *testing.T) {
 	dir := folder(t, plain("a"))
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir, gen(1, "v1", "c1"))
-		defer end()
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir, gen(1, "v1", "c1"))
 		s.took()
 		s.answer(func(string, Payload) int { return http.StatusServiceUnavailable })
 		begin := time.Now()
@@ -273,11 +282,8 @@ func TestBackoff(t *testing.T) {
 // One that never answers holds up nobody else, and is left for the latest generation.
 func TestLatestWins(t *testing.T) {
 	dir := folder(t, plain("deaf"), plain("well"))
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir, gen(1, "v1", "c1"))
-		defer end()
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir, gen(1, "v1", "c1"))
 		s.took()
 		s.answer(func(host string, p Payload) int {
 			if host == "deaf.example" && p.Generation == 2 {
@@ -317,12 +323,9 @@ func TestLatestWins(t *testing.T) {
 // Without an answer an attempt ends by itself.
 func TestTimeout(t *testing.T) {
 	dir := folder(t, plain("a"))
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
+	inBubble(t, func(t *testing.T, s *site) {
 		s.answer(func(string, Payload) int { return 0 })
-		r, end := s.run(dir, gen(1, "v1", "c1"))
-		defer end()
+		r := s.run(dir, gen(1, "v1", "c1"))
 		time.Sleep(postTime + time.Millisecond)
 		synctest.Wait()
 		if st := r.Status()[0]; st.State != Failing || st.Attempts != 1 || !strings.Contains(st.Error, "no answer in time") {
@@ -337,11 +340,8 @@ func TestChannels(t *testing.T) {
 	other := plain("b")
 	other.Channels = []string{"vulndb"}
 	dir := folder(t, h, other)
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir, gen(1, "v1", "c1"))
-		defer end()
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir, gen(1, "v1", "c1"))
 		if p := one(t, s.took()); p.Channel != "stable" {
 			t.Errorf("%+v", p)
 		}
@@ -362,11 +362,8 @@ func TestChannels(t *testing.T) {
 
 func TestHooksChangeMeanwhile(t *testing.T) {
 	dir := folder(t, plain("a"))
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir, gen(1, "v1", "c1"))
-		defer end()
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir, gen(1, "v1", "c1"))
 		s.took()
 		ctx := context.Background()
 		if err := Open(dir).Add(ctx, plain("b")); err != nil {
@@ -427,11 +424,8 @@ func TestHooksChangeMeanwhile(t *testing.T) {
 // A change of the hook is a reason to try at once what it gave up on, and not one to tell what it has heard.
 func TestChangedHookIsTriedAgain(t *testing.T) {
 	dir := folder(t, plain("a"))
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir, gen(1, "v1", "c1"))
-		defer end()
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir, gen(1, "v1", "c1"))
 		s.took()
 		change := func(secret Secret) {
 			h := plain("a")

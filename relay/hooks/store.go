@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,10 +24,7 @@ const (
 	lockFile  = "hooks.lock"
 )
 
-const (
-	fileVersion = "plimsoll.hooks.v1"
-	lockPoll    = 20 * time.Millisecond
-)
+const fileVersion = "plimsoll.hooks.v1"
 
 // document is hooks.json.
 type document struct {
@@ -47,7 +43,10 @@ type ExistsError struct{ Name string }
 func (e *ExistsError) Error() string { return fmt.Sprintf("hook %s: there is one already", e.Name) }
 
 // Store is hooks.json in a data folder. Changes are made under a lock; readers see the file before one or after it.
-type Store struct{ dir string }
+type Store struct {
+	dir     string
+	journal Journal // may be nil; see SetJournal
+}
 
 // Open gives the hooks of a data folder. Without a file there are none.
 func Open(dir string) *Store { return &Store{dir: dir} }
@@ -109,7 +108,7 @@ func (s *Store) Add(ctx context.Context, h Hook) error {
 	if err := h.Validate(); err != nil {
 		return err
 	}
-	return s.change(ctx, func(hooks []Hook) ([]Hook, error) {
+	return s.change(ctx, kindAdd, h.Name, func(hooks []Hook) ([]Hook, error) {
 		i, found := find(hooks, h.Name)
 		if found {
 			return nil, &ExistsError{h.Name}
@@ -120,7 +119,7 @@ func (s *Store) Add(ctx context.Context, h Hook) error {
 
 // Remove removes a hook; the error is a *NoHookError when it is not there.
 func (s *Store) Remove(ctx context.Context, name string) error {
-	return s.change(ctx, func(hooks []Hook) ([]Hook, error) {
+	return s.change(ctx, kindRemove, name, func(hooks []Hook) ([]Hook, error) {
 		i, found := find(hooks, name)
 		if !found {
 			return nil, &NoHookError{name}
@@ -129,7 +128,9 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	})
 }
 
-func (s *Store) change(ctx context.Context, fn func([]Hook) ([]Hook, error)) (err error) {
+// change reads, changes and writes the file while no other process does. The kind is what the journal calls what is done
+// to the hook with the name.
+func (s *Store) change(ctx context.Context, kind, name string, fn func([]Hook) ([]Hook, error)) (err error) {
 	unlock, err := s.lock(ctx)
 	if err != nil {
 		return fmt.Errorf("hooks: %w", err)
@@ -139,6 +140,7 @@ func (s *Store) change(ctx context.Context, fn func([]Hook) ([]Hook, error)) (er
 	if err != nil {
 		return err
 	}
+	before := slices.Clone(hooks)
 	if hooks, err = fn(hooks); err != nil {
 		return err
 	}
@@ -149,10 +151,16 @@ func (s *Store) change(ctx context.Context, fn func([]Hook) ([]Hook, error)) (er
 	if _, err := parse(data); err != nil { // what could not be read is not written
 		return fmt.Errorf("hooks: %w", err)
 	}
-	if err := durable.WriteFile(s.path(), data, 0o600); err != nil {
-		return fmt.Errorf("hooks: %w", err)
+	about := hooks
+	if kind == kindRemove {
+		about = before
 	}
-	return nil
+	return s.recorded(ctx, kind, name, about, func() error {
+		if err := durable.WriteFile(s.path(), data, 0o600); err != nil {
+			return fmt.Errorf("hooks: %w", err)
+		}
+		return nil
+	})
 }
 
 // lock waits until no other process holds the lock. Closing the file releases it, as the death of the process does.
@@ -164,22 +172,10 @@ func (s *Store) lock(ctx context.Context) (unlock func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	ticker := time.NewTicker(lockPoll)
-	defer ticker.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f.Close, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(fmt.Errorf("%s: %w", lockFile, err), f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("%s: another process changes them: %w", lockFile, ctx.Err()), f.Close())
-		case <-ticker.C:
-		}
+	if err := durable.Lock(ctx, f, nil); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
+	return f.Close, nil
 }
 
 func find(hooks []Hook, name string) (int, bool) {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -15,10 +14,8 @@ import (
 func TestCrashes(t *testing.T) {
 	dir := folder(t, plain("a"))
 	state := filepath.Join(dir, StateFile)
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir, gen(1, "v1", "c1"))
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir, gen(1, "v1", "c1"))
 		s.took()
 		before, err := os.ReadFile(state)
 		if err != nil {
@@ -33,7 +30,7 @@ func TestCrashes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		end()
+		s.end()
 		s.answer(nil)
 		for name, content := range map[string][]byte{"before it was noticed": before, "while it was told": during, "damaged": []byte(`{"apiVersion":`), "absent": nil} {
 			if err := os.WriteFile(state, content, 0o600); err != nil {
@@ -44,9 +41,9 @@ func TestCrashes(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_, end := s.run(dir, gen(2, "v2", "c1"))
+			s.run(dir, gen(2, "v2", "c1"))
 			calls := s.took()
-			end()
+			s.end()
 			last := calls[len(calls)-1].payload
 			if last.Channel != "stable" || last.Version != "v2" || content != nil && json.Valid(content) && (len(calls) != 1 || last.Previous.Version != "v1") {
 				t.Errorf("%s: %+v", name, calls)
@@ -56,11 +53,11 @@ func TestCrashes(t *testing.T) {
 				if err := os.WriteFile(state, content, 0o600); err != nil {
 					t.Fatal(err)
 				}
-				_, end := s.run(dir, gen(3, "v1", "c1"))
+				s.run(dir, gen(3, "v1", "c1"))
 				if p := one(t, s.took()); p.Version != "v1" {
 					t.Errorf("%+v", p)
 				}
-				end()
+				s.end()
 			}
 		}
 	})
@@ -72,12 +69,9 @@ func TestTroubleOfOurOwn(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, StateFile, "x"), 0o755); err != nil { // nothing can be renamed over it
 		t.Fatal(err)
 	}
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
+	inBubble(t, func(t *testing.T, s *site) {
 		s.journal.err = errors.New("full")
-		r, end := s.run(dir, gen(1, "v1", "c1"))
-		defer end()
+		r := s.run(dir, gen(1, "v1", "c1"))
 		if calls := s.took(); len(calls) != 2 {
 			t.Errorf("%+v", calls)
 		}
@@ -91,10 +85,8 @@ func TestTroubleOfOurOwn(t *testing.T) {
 // Nothing is told before the process knows what it serves, and nothing of a relay without releases.
 func TestNothingToTell(t *testing.T) {
 	dir := folder(t, plain("a"))
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir)
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir)
 		time.Sleep(time.Hour)
 		r.Activated(Served{})
 		time.Sleep(time.Hour)
@@ -105,7 +97,7 @@ func TestNothingToTell(t *testing.T) {
 		if calls := s.took(); len(calls) != 2 {
 			t.Errorf("%+v", calls)
 		}
-		end()
+		s.end()
 		if len(s.journal.results) != 1 {
 			t.Errorf("%+v", s.journal.results)
 		}
@@ -116,17 +108,15 @@ func TestNothingToTell(t *testing.T) {
 func TestStartKnowsNothingYet(t *testing.T) {
 	dir := folder(t, plain("a"))
 	path := filepath.Join(dir, File)
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir, gen(1, "v1", "c1"))
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir, gen(1, "v1", "c1"))
 		s.took()
 		s.answer(func(string, Payload) int { return http.StatusBadGateway })
 		r.Activated(gen(2, "v2", "c1"))
 		s.took()
-		end()
+		s.end()
 		s.answer(nil)
-		r, end = s.run(dir)
+		r = s.run(dir)
 		time.Sleep(time.Hour)
 		if calls := s.took(); len(calls) > 0 {
 			t.Errorf("%+v", calls)
@@ -135,7 +125,7 @@ func TestStartKnowsNothingYet(t *testing.T) {
 		if p := one(t, s.took()); p.Generation != 3 || p.Previous.Version != "v1" {
 			t.Errorf("%+v", p)
 		}
-		end()
+		s.end()
 		// Nor does it forget what was told while it cannot read who the hooks are.
 		before, err := os.ReadFile(path)
 		if err != nil {
@@ -144,8 +134,7 @@ func TestStartKnowsNothingYet(t *testing.T) {
 		if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, end = s.run(dir, gen(4, "v4", "c1"))
-		defer end()
+		s.run(dir, gen(4, "v4", "c1"))
 		time.Sleep(time.Hour)
 		if err := os.WriteFile(path, before, 0o600); err != nil {
 			t.Fatal(err)
@@ -160,10 +149,8 @@ func TestStartKnowsNothingYet(t *testing.T) {
 // What one hook is being told is not lost when another one's result is written, and the relay dies then.
 func TestStateHasWhatIsUnderWay(t *testing.T) {
 	dir := folder(t, plain("deaf"), plain("slow"))
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir, gen(1, "v1", "c1"))
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir, gen(1, "v1", "c1"))
 		s.took()
 		s.answer(func(host string, _ Payload) int {
 			if host == "deaf.example" {
@@ -182,18 +169,14 @@ func TestStateHasWhatIsUnderWay(t *testing.T) {
 		if deaf, slow := doc.Hooks[0], doc.Hooks[1]; deaf.Pending == nil || slow.Pending != nil || slow.Told != 2 {
 			t.Errorf("%+v", doc.Hooks)
 		}
-		end()
 	})
 }
 
 // That an attempt was cut short for a newer generation does not cut short the wait after the next one.
 func TestWaitIsNotCutShort(t *testing.T) {
 	dir := folder(t, plain("a"))
-	synctest.Test(t, func(t *testing.T) {
-		s := newSite(t)
-		defer s.close()
-		r, end := s.run(dir, gen(1, "v1", "c1"))
-		defer end()
+	inBubble(t, func(t *testing.T, s *site) {
+		r := s.run(dir, gen(1, "v1", "c1"))
 		s.took()
 		s.answer(func(_ string, p Payload) int {
 			if p.Generation == 2 {

@@ -49,9 +49,6 @@ const (
 	lockFile       = "lock"
 )
 
-// lockPoll is how often a process that waits for the lock looks again. It is held for milliseconds.
-const lockPoll = 2 * time.Millisecond
-
 // openPatience is how long Open waits for a process that appends: one that hangs must not keep a relay from starting.
 const openPatience = 5 * time.Second
 
@@ -145,32 +142,17 @@ func (j *Journal) lock(ctx context.Context) (unlock func() error, err error) {
 	if err := durable.MkdirAll(j.dir, 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(j.path(lockFile), os.O_CREATE|os.O_RDWR, 0o644)
-	if refusesWrites(err) {
+	f, err := durable.OpenLock(j.path(lockFile), 0o644)
+	if refusesWrites(err) { // the files are another user's, who lets them be read
 		f, err = os.Open(j.path(lockFile))
 	}
 	if err != nil {
 		return nil, err
 	}
-	var ticker *time.Ticker
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f.Close, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(&os.PathError{Op: "flock", Path: f.Name(), Err: err}, f.Close())
-		}
-		if ticker == nil {
-			ticker = time.NewTicker(lockPoll)
-			defer ticker.Stop()
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), f.Close())
-		case <-ticker.C:
-		}
+	if err := durable.Lock(ctx, f, nil); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
+	return f.Close, nil
 }
 
 func refusesWrites(err error) bool {

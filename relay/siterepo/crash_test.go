@@ -121,10 +121,10 @@ func newCrash(t *testing.T) *crash {
 	c := &crash{sb: newSandbox(t), job: t.TempDir()}
 	child := startChild(t, c.job, false)
 	c.clone = c.sb.clone(child.url, "alice")
-	c.old = c.sb.commit(c.clone, "a", "1")
-	c.sb.git(c.clone, "push", "--quiet", "origin", "main")
+	c.old = c.sb.Commit(c.clone, "a", "1")
+	c.sb.Git(c.clone, "push", "--quiet", "origin", "main")
 	child.end()
-	c.next = c.sb.commit(c.clone, "a", "2")
+	c.next = c.sb.Commit(c.clone, "a", "2")
 	return c
 }
 
@@ -145,7 +145,7 @@ func (c *crash) copy(t *testing.T) *crash {
 func (c *crash) push(url string) (result <-chan error) {
 	ch := make(chan error, 1)
 	go func() {
-		_, err := c.sb.try(c.clone, "push", "--quiet", url, "main", "main:line-2")
+		_, err := c.sb.Try(c.clone, "push", "--quiet", url, "main", "main:line-2")
 		ch <- err
 	}()
 	return ch
@@ -162,7 +162,7 @@ func (c *crash) check(t *testing.T, acknowledged bool) (main string) {
 		t.Fatal(err)
 	}
 	s.sound(c.sb)
-	main = c.sb.git(s.repo(), "rev-parse", "refs/heads/main")
+	main = c.sb.Git(s.repo(), "rev-parse", "refs/heads/main")
 	if main != c.next && (main != c.old || acknowledged) {
 		t.Errorf("main is %s, acknowledged: %v", main, acknowledged)
 	}
@@ -178,7 +178,7 @@ func (c *crash) check(t *testing.T, acknowledged bool) (main string) {
 	if len(told) != len(log) {
 		t.Errorf("told %v, the history is %v", told, log)
 	}
-	c.sb.git(c.clone, "push", "--quiet", s.url(), "main", "main:line-2")
+	c.sb.Git(c.clone, "push", "--quiet", s.url(), "main", "main:line-2")
 	s.sound(c.sb)
 	left, err := filepath.Glob(filepath.Join(s.repo(), "objects", "tmp_*"))
 	if err != nil || len(left) > 0 {
@@ -257,7 +257,7 @@ func TestKillAnywhere(t *testing.T) {
 	whole := time.Since(start)
 	child.end()
 	for range 4 {
-		c.old, c.next = c.next, c.sb.commit(c.clone, "a", noise(100))
+		c.old, c.next = c.next, c.sb.Commit(c.clone, "a", noise(100))
 		after := time.Duration(rand.Int64N(int64(whole)))
 		child := startChild(t, c.job, false)
 		timer := time.AfterFunc(after, func() { _ = child.cmd.Process.Kill() })
@@ -284,7 +284,7 @@ func appendTold(t *testing.T, c *crash) {
 	for _, p := range checkHistory(c.sb, set) {
 		fmt.Fprintln(&all, p.Seq, p.Who)
 	}
-	c.sb.write(c.job, "told", all.String())
+	c.sb.Write(c.job, "told", all.String())
 }
 
 // TestGitOutlivesItsServer kills a server whose git then does the push: the next Open neither waits for that git nor takes
@@ -296,7 +296,7 @@ func TestGitOutlivesItsServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.sb.write(c.job, "git", `#!/bin/sh
+	c.sb.Write(c.job, "git", `#!/bin/sh
 case "$*" in
 *--advertise-refs*) ;;
 receive-pack*)
@@ -358,20 +358,20 @@ func TestOpenSweeps(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "odd[name]*", "site")
 	s := openSite(t, dir, Options{})
 	clone := sb.clone(s.url(), "alice")
-	sb.commit(clone, "a", "1")
-	sb.git(clone, "push", "--quiet", "origin", "main")
+	sb.Commit(clone, "a", "1")
+	sb.Git(clone, "push", "--quiet", "origin", "main")
 	names := []string{"HEAD.lock", "packed-refs.lock", "refs/heads/main.lock", "refs/heads/x/y.lock", "objects/tmp_objdir-incoming-x/aa/b",
 		"objects/pack/tmp_pack_x", "objects/pack/pack-x.keep", "objects/aa/tmp_obj_x", "shallow_x"}
 	for _, name := range names {
-		sb.write(s.repo(), name, "x")
+		sb.Write(s.repo(), name, "x")
 	}
-	sb.commit(clone, "a", "2")
+	sb.Commit(clone, "a", "2")
 	s = openSite(t, dir, Options{})
 	for _, name := range names {
 		if _, err := os.Lstat(filepath.Join(s.repo(), name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is still there: %v", name, err)
 		}
 	}
-	sb.git(clone, "push", "--quiet", s.url(), "main")
+	sb.Git(clone, "push", "--quiet", s.url(), "main")
 	s.sound(sb)
 }

@@ -1,102 +1,42 @@
 package siterepo
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
+
+	"github.com/plimsoll/plimsoll/internal/gittest"
 )
 
-// sandbox runs git as an operator would, in a home of its own.
-type sandbox struct {
-	t    testing.TB
-	home string
-	tick atomic.Int64
-}
+// sandbox runs git as an operator would.
+type sandbox struct{ *gittest.Sandbox }
 
 func newSandbox(t testing.TB) *sandbox {
 	t.Helper()
-	s := &sandbox{t: t, home: t.TempDir()}
-	s.write(s.home, ".gitconfig", "[user]\n\tname = Alice\n\temail = alice@example.com\n[init]\n\tdefaultBranch = main\n"+
-		"[advice]\n\tdetachedHead = false\n[safe]\n\tdirectory = *\n[gc]\n\tauto = 0\n[core]\n\tfsync = none\n")
-	return s
-}
-
-func (s *sandbox) command(dir string, args ...string) *exec.Cmd {
-	date := fmt.Sprintf("%d +0000", 1_700_000_000+s.tick.Add(60))
-	cmd := exec.Command("git", args...)
-	cmd.Dir = dir
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + s.home, "GIT_CONFIG_NOSYSTEM=1", "LC_ALL=C", "GIT_TERMINAL_PROMPT=0",
-		"GIT_AUTHOR_DATE=" + date, "GIT_COMMITTER_DATE=" + date,
-	}
-	return cmd
-}
-
-// try may be called from any goroutine.
-func (s *sandbox) try(dir string, args ...string) (string, error) {
-	cmd := s.command(dir, args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		err = fmt.Errorf("git %s: %w: %s", strings.Join(args, " "), err, stderr.String())
-	}
-	return strings.TrimSpace(string(out)), err
-}
-
-func (s *sandbox) git(dir string, args ...string) string {
-	s.t.Helper()
-	out, err := s.try(dir, args...)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return out
-}
-
-func (s *sandbox) write(dir, name, content string) {
-	s.t.Helper()
-	path := filepath.Join(dir, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-func (s *sandbox) commit(dir, name, content string) string {
-	s.t.Helper()
-	s.write(dir, name, content)
-	s.git(dir, "add", "--all")
-	s.git(dir, "commit", "--quiet", "-m", "change "+name)
-	return s.git(dir, "rev-parse", "HEAD")
+	return &sandbox{gittest.New(t, "Alice", "[gc]", "\tauto = 0", "[core]", "\tfsync = none")}
 }
 
 // clone gives a clone in which git says that it is who.
 func (s *sandbox) clone(url, who string) string {
-	s.t.Helper()
-	dir := filepath.Join(s.t.TempDir(), "clone")
-	s.git(s.home, "-c", "http.extraHeader="+whoHeader+": "+who, "clone", "--quiet", url, dir)
-	s.git(dir, "config", "http.extraHeader", whoHeader+": "+who)
+	s.T.Helper()
+	dir := filepath.Join(s.T.TempDir(), "clone")
+	s.Git(s.Home, "-c", "http.extraHeader="+whoHeader+": "+who, "clone", "--quiet", url, dir)
+	s.Git(dir, "config", "http.extraHeader", whoHeader+": "+who)
 	return dir
 }
 
 // refused expects a push that is refused with these words.
 func (s *sandbox) refused(dir string, words string, args ...string) {
-	s.t.Helper()
-	out, err := s.try(dir, append([]string{"push"}, args...)...)
+	s.T.Helper()
+	out, err := s.Try(dir, append([]string{"push"}, args...)...)
 	if err == nil || !strings.Contains(err.Error(), words) {
-		s.t.Errorf("git push %s: %s, %v; want %q", strings.Join(args, " "), out, err, words)
+		s.T.Errorf("git push %s: %s, %v; want %q", strings.Join(args, " "), out, err, words)
 	}
 }
 
@@ -183,33 +123,33 @@ func (s *site) errs() []error {
 
 // sound checks a repository, and that its history says what it is.
 func (s *site) sound(sb *sandbox) {
-	sb.t.Helper()
-	sb.git(s.repo(), "fsck", "--full", "--strict", "--no-dangling")
+	sb.T.Helper()
+	sb.Git(s.repo(), "fsck", "--full", "--strict", "--no-dangling")
 	checkHistory(sb, s.Set)
 }
 
 func checkHistory(sb *sandbox, set *Set) []Push {
-	sb.t.Helper()
+	sb.T.Helper()
 	log, err := set.Log(context.Background(), DefaultName)
 	if err != nil {
-		sb.t.Fatal(err)
+		sb.T.Fatal(err)
 	}
 	refs := make(map[string]string)
 	for i, p := range log {
 		if p.Seq != uint64(i)+1 || p.Repository != DefaultName || refs[p.Ref] != p.Old {
-			sb.t.Errorf("push %d is %+v, after %q", i+1, p, refs[p.Ref])
+			sb.T.Errorf("push %d is %+v, after %q", i+1, p, refs[p.Ref])
 		}
 		if refs[p.Ref] = p.New; p.New == "" {
 			delete(refs, p.Ref)
 		}
 	}
 	have := make(map[string]string)
-	for line := range strings.Lines(sb.git(set.repositories[DefaultName].git(), "for-each-ref", "--format=%(objectname) %(refname)")) {
+	for line := range strings.Lines(sb.Git(set.repositories[DefaultName].git(), "for-each-ref", "--format=%(objectname) %(refname)")) {
 		oid, ref, _ := strings.Cut(strings.TrimSpace(line), " ")
 		have[ref] = oid
 	}
 	if fmt.Sprint(have) != fmt.Sprint(refs) {
-		sb.t.Errorf("the history leads to %v, there is %v", refs, have)
+		sb.T.Errorf("the history leads to %v, there is %v", refs, have)
 	}
 	return log
 }

@@ -27,8 +27,8 @@ func TestPushedIsToldLater(t *testing.T) {
 	}})
 	clone := sb.clone(s.url(), "alice")
 	push := func(content string) {
-		sb.commit(clone, "a", content)
-		sb.git(clone, "push", "--quiet", s.url(), "main")
+		sb.Commit(clone, "a", content)
+		sb.Git(clone, "push", "--quiet", s.url(), "main")
 	}
 	push("1")
 	s.deaf = true
@@ -63,8 +63,8 @@ func TestHistoryOfTwoProcesses(t *testing.T) {
 	two := openSite(t, dir, Options{})
 	clone := sb.clone(one.url(), "alice")
 	for i, s := range []*site{one, two, two, one, two} {
-		sb.commit(clone, "a", fmt.Sprint(i))
-		sb.git(clone, "push", "--quiet", s.url(), "main")
+		sb.Commit(clone, "a", fmt.Sprint(i))
+		sb.Git(clone, "push", "--quiet", s.url(), "main")
 	}
 	one.sound(sb)
 	if len(one.told) != 2 || len(two.told) != 3 {
@@ -80,9 +80,9 @@ func TestHistoryIsCompleted(t *testing.T) {
 	s := openSite(t, dir, Options{})
 	clone := sb.clone(s.url(), "alice")
 	for i, who := range []string{"alice", "bob", "alice"} {
-		sb.git(clone, "config", "http.extraHeader", whoHeader+": "+who)
-		sb.commit(clone, "a", fmt.Sprint(i))
-		sb.git(clone, "push", "--quiet", "origin", "main")
+		sb.Git(clone, "config", "http.extraHeader", whoHeader+": "+who)
+		sb.Commit(clone, "a", fmt.Sprint(i))
+		sb.Git(clone, "push", "--quiet", "origin", "main")
 	}
 	path := filepath.Join(dir, reposName, DefaultName, historyFile)
 	whole, err := os.ReadFile(path)
@@ -120,7 +120,7 @@ func TestHistoryIsCompleted(t *testing.T) {
 		for _, p := range log {
 			who = append(who, p.Who)
 		}
-		if strings.Join(who, " ") != tc.who || problems != tc.problems || log[len(log)-1].New != sb.git(clone, "rev-parse", "main") {
+		if strings.Join(who, " ") != tc.who || problems != tc.problems || log[len(log)-1].New != sb.Git(clone, "rev-parse", "main") {
 			t.Errorf("%s: %+v, %d problems", name, log, problems)
 		}
 	}

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/plimsoll/plimsoll/internal/durable"
 )
@@ -14,46 +11,33 @@ import (
 // errLocked says that somebody else holds the lock of a repository.
 var errLocked = errors.New("somebody is pushing")
 
-// lockPoll is how often the lock is tried. Only another process makes it wait: pushes of one process are in a queue.
-const lockPoll = 20 * time.Millisecond
-
 // locker takes the lock file of a repository. The file is closed to let go; git, which inherits it, holds on until it
 // ends, so that a git whose server was killed is not taken for a crash.
 type locker func(ctx context.Context, path string) (*os.File, error)
 
-// waitLock waits for the lock. The error is ctx's or that of the file.
+// waitLock waits for the lock, which only another process makes it do: pushes of one process are in a queue. The error is
+// ctx's or that of the file.
 func waitLock(ctx context.Context, path string) (*os.File, error) {
-	tick := time.NewTicker(lockPoll)
-	defer tick.Stop()
-	for {
-		f, err := tryLock(ctx, path)
-		if !errors.Is(err, errLocked) {
-			return f, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-tick.C:
-		}
-	}
+	return withLock(path, func(f *os.File) error { return durable.Lock(ctx, f, nil) })
 }
 
 // tryLock does not wait: errLocked.
 func tryLock(_ context.Context, path string) (*os.File, error) {
+	return withLock(path, func(f *os.File) error {
+		locked, err := durable.TryLock(f)
+		if err == nil && !locked {
+			return errLocked
+		}
+		return err
+	})
+}
+
+func withLock(path string, lock func(*os.File) error) (*os.File, error) {
 	f, err := durable.OpenLock(path, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = errLocked
-	}
-	if err != nil {
+	if err := lock(f); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

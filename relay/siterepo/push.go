@@ -124,7 +124,7 @@ func failure(head *pushHead, text string) []byte {
 func (s *Set) locked(ctx context.Context, r *repository, who Identity, head *pushHead, body *smarthttp.Body, a *Answer) ([]byte, error) {
 	held, err := waitLock(ctx, r.lock())
 	if err != nil {
-		return failure(head, "another push takes too long; push again later"), fmt.Errorf("lock: %w", err)
+		return failure(head, "another push takes too long; push again later"), err
 	}
 	defer held.Close()
 	s.at("locked")

@@ -27,17 +27,17 @@ func TestPushAndClone(t *testing.T) {
 	sb := newSandbox(t)
 	s := newSite(t, Options{})
 	alice := sb.clone(s.url(), "alice")
-	first := sb.commit(alice, "robot-values/line-2.yaml", "ssid: line-2\n")
-	sb.git(alice, "push", "--quiet", "origin", "main")
-	sb.git(alice, "tag", "-a", "v1", "-m", "one")
-	second := sb.commit(alice, "robot-values/line-2.yaml", "ssid: line-3\n")
-	sb.git(alice, "push", "--quiet", "origin", "main", "v1", "main:line-3")
+	first := sb.Commit(alice, "robot-values/line-2.yaml", "ssid: line-2\n")
+	sb.Git(alice, "push", "--quiet", "origin", "main")
+	sb.Git(alice, "tag", "-a", "v1", "-m", "one")
+	second := sb.Commit(alice, "robot-values/line-2.yaml", "ssid: line-3\n")
+	sb.Git(alice, "push", "--quiet", "origin", "main", "v1", "main:line-3")
 	for _, version := range []string{"0", "1", "2"} {
 		for _, path := range []string{"/site/", "/git/site/"} {
 			for _, end := range []string{"", ".git"} {
-				got := sb.git(sb.home, "-c", "protocol.version="+version, "ls-remote", "--symref", s.server.URL+path+DefaultName+end)
+				got := sb.Git(sb.Home, "-c", "protocol.version="+version, "ls-remote", "--symref", s.server.URL+path+DefaultName+end)
 				want := "ref: refs/heads/main\tHEAD\n" + second + "\tHEAD\n" + second + "\trefs/heads/line-3\n" + second + "\trefs/heads/main\n" +
-					sb.git(alice, "rev-parse", "v1") + "\trefs/tags/v1\n" + first + "\trefs/tags/v1^{}"
+					sb.Git(alice, "rev-parse", "v1") + "\trefs/tags/v1\n" + first + "\trefs/tags/v1^{}"
 				if got != want {
 					t.Errorf("version %s, %s: %s", version, path, got)
 				}
@@ -50,8 +50,8 @@ func TestPushAndClone(t *testing.T) {
 	}
 	// As Argo CD asks for a revision that no branch shows any more.
 	byID := filepath.Join(t.TempDir(), "id")
-	sb.git(sb.home, "init", "--quiet", byID)
-	sb.git(byID, "-c", "protocol.version=0", "fetch", "--quiet", "--depth=1", s.url(), first)
+	sb.Git(sb.Home, "init", "--quiet", byID)
+	sb.Git(byID, "-c", "protocol.version=0", "fetch", "--quiet", "--depth=1", s.url(), first)
 	s.sound(sb)
 
 	var want []string
@@ -81,36 +81,36 @@ func TestPushIsProtected(t *testing.T) {
 	sb := newSandbox(t)
 	s := newSite(t, Options{AllowForce: []string{"refs/heads/try-*", "refs/tags/tmp/"}})
 	dir := sb.clone(s.url(), "alice")
-	base := sb.commit(dir, "a", "1")
-	sb.git(dir, "tag", "v1")
-	sb.git(dir, "tag", "tmp/x")
-	sb.git(dir, "push", "--quiet", "origin", "main", "main:other", "main:try-1", "v1", "tmp/x")
-	sb.commit(dir, "a", "2")
-	sb.git(dir, "push", "--quiet", "origin", "main")
-	before := sb.git(sb.home, "ls-remote", s.url())
+	base := sb.Commit(dir, "a", "1")
+	sb.Git(dir, "tag", "v1")
+	sb.Git(dir, "tag", "tmp/x")
+	sb.Git(dir, "push", "--quiet", "origin", "main", "main:other", "main:try-1", "v1", "tmp/x")
+	sb.Commit(dir, "a", "2")
+	sb.Git(dir, "push", "--quiet", "origin", "main")
+	before := sb.Git(sb.Home, "ls-remote", s.url())
 
-	sb.git(dir, "reset", "--quiet", "--hard", base)
-	next := sb.commit(dir, "a", "3")
+	sb.Git(dir, "reset", "--quiet", "--hard", base)
+	next := sb.Commit(dir, "a", "3")
 	sb.refused(dir, "non-fast-forward", "--force", "origin", "main")
 	sb.refused(dir, "it is protected: it cannot be deleted", "--delete", "origin", "other")
 	sb.refused(dir, "it is protected: it cannot be deleted", "--delete", "origin", "main")
 	sb.refused(dir, "it is protected: it cannot be deleted", "--delete", "origin", "v1")
-	sb.git(dir, "tag", "--force", "v1", next)
+	sb.Git(dir, "tag", "--force", "v1", next)
 	sb.refused(dir, "it is protected: a tag stays where it is", "--force", "origin", "v1")
 	sb.refused(dir, "refused with refs/tags/v1", "--force", "origin", "v1", "main:fresh")
-	sb.git(dir, "notes", "add", "-m", "note")
+	sb.Git(dir, "notes", "add", "-m", "note")
 	sb.refused(dir, "only branches and tags are kept here", "origin", "refs/notes/commits")
 	sb.refused(dir, "only branches and tags are kept here", "origin", "main:refs/config/x")
 	sb.refused(dir, "trying to write non-commit object", "origin", next+"^{tree}:refs/heads/tree")
 	// A push of more than what may be forced is not forced.
 	sb.refused(dir, "non-fast-forward", "--force", "--atomic", "origin", next+"~1:other", "main", "main:try-1")
-	if got := sb.git(sb.home, "ls-remote", s.url()); got != before {
+	if got := sb.Git(sb.Home, "ls-remote", s.url()); got != before {
 		t.Errorf("%s\nwas\n%s", got, before)
 	}
 
-	sb.git(dir, "push", "--quiet", "origin", "main:try-1")
-	sb.git(dir, "push", "--quiet", "--force", "origin", base+":refs/heads/try-1")
-	sb.git(dir, "push", "--quiet", "origin", ":try-1", ":tmp/x")
+	sb.Git(dir, "push", "--quiet", "origin", "main:try-1")
+	sb.Git(dir, "push", "--quiet", "--force", "origin", base+":refs/heads/try-1")
+	sb.Git(dir, "push", "--quiet", "origin", ":try-1", ":tmp/x")
 	s.sound(sb)
 	for _, p := range checkHistory(sb, s.Set) {
 		if p.Who != "alice" {
@@ -125,9 +125,9 @@ func TestPushGitHidesRefs(t *testing.T) {
 	sb := newSandbox(t)
 	s := newSite(t, Options{})
 	dir := sb.clone(s.url(), "alice")
-	sb.commit(dir, "a", "1")
-	sb.git(dir, "push", "--quiet", "origin", "main")
-	sb.git(s.repo(), "update-ref", "refs/internal/x", "main")
+	sb.Commit(dir, "a", "1")
+	sb.Git(dir, "push", "--quiet", "origin", "main")
+	sb.Git(s.repo(), "update-ref", "refs/internal/x", "main")
 	resp := request(t, s, "GET", "/info/refs?service=git-receive-pack", "alice", "", nil)
 	if resp.status != 200 || strings.Contains(resp.body, "refs/internal") || !strings.Contains(resp.body, "refs/heads/main") {
 		t.Errorf("%d: %q", resp.status, resp.body)
@@ -139,9 +139,9 @@ func TestPushNeedsTheRight(t *testing.T) {
 	sb := newSandbox(t)
 	s := newSite(t, Options{})
 	robot := sb.clone(s.url(), "Robot-1")
-	sb.commit(robot, "a", "1")
+	sb.Commit(robot, "a", "1")
 	sb.refused(robot, "remote: this repository is written by operators of the site only: Robot-1 may read it", "origin", "main")
-	sb.git(robot, "config", "--unset", "http.extraHeader")
+	sb.Git(robot, "config", "--unset", "http.extraHeader")
 	sb.refused(robot, "remote: this repository is written by operators of the site only: push with an operator's credentials", "origin", "main")
 	for _, who := range []string{"Robot-1", "", strings.Repeat("x", maxWho+1), "a\x7fb"} {
 		resp := request(t, s, "POST", "/git-receive-pack", who, "application/x-git-receive-pack-request", []byte("0000"))
@@ -149,7 +149,7 @@ func TestPushNeedsTheRight(t *testing.T) {
 			t.Errorf("%q: %d %s", who, resp.status, resp.kind)
 		}
 	}
-	if out := sb.git(sb.home, "ls-remote", s.url()); out != "" {
+	if out := sb.Git(sb.Home, "ls-remote", s.url()); out != "" {
 		t.Errorf("there is %s", out)
 	}
 }
@@ -162,9 +162,9 @@ func TestPushNames(t *testing.T) {
 	dir := sb.clone(s.url(), "alice")
 	names := []string{"jörg müller", "a<b>c", "...", ".", "'x'", "cn=alice,o=acme", strings.Repeat("n", maxWho)}
 	for i, name := range names {
-		sb.git(dir, "config", "http.extraHeader", whoHeader+": "+name)
-		sb.commit(dir, "a", fmt.Sprint(i))
-		sb.git(dir, "push", "--quiet", "origin", "main")
+		sb.Git(dir, "config", "http.extraHeader", whoHeader+": "+name)
+		sb.Commit(dir, "a", fmt.Sprint(i))
+		sb.Git(dir, "push", "--quiet", "origin", "main")
 	}
 	for i, p := range checkHistory(sb, s.Set) {
 		if p.Who != names[i] {
@@ -178,10 +178,10 @@ func TestPushBrokenObjects(t *testing.T) {
 	sb := newSandbox(t)
 	s := newSite(t, Options{})
 	dir := sb.clone(s.url(), "alice")
-	blob := sb.commit(dir, "a", "1")
-	blob = sb.git(dir, "rev-parse", blob+":a")
+	blob := sb.Commit(dir, "a", "1")
+	blob = sb.Git(dir, "rev-parse", blob+":a")
 	object := func(kind, content string) string {
-		cmd := sb.command(dir, "hash-object", "-t", kind, "-w", "--literally", "--stdin")
+		cmd := sb.Command(dir, "hash-object", "-t", kind, "-w", "--literally", "--stdin")
 		cmd.Stdin = strings.NewReader(content)
 		out, err := cmd.Output()
 		if err != nil {
@@ -197,15 +197,15 @@ func TestPushBrokenObjects(t *testing.T) {
 		c := object("commit", "tree "+object("tree", tree)+"\nauthor A <a@b> 1700000000 +0000\ncommitter A <a@b> 1700000000 +0000\n\nx\n")
 		sb.refused(dir, "unpack", "origin", c+":refs/heads/broken")
 	}
-	c := object("commit", "tree "+sb.git(dir, "rev-parse", "main^{tree}")+"\ncommitter A <a@b> 1700000000 +0000\n\nx\n")
+	c := object("commit", "tree "+sb.Git(dir, "rev-parse", "main^{tree}")+"\ncommitter A <a@b> 1700000000 +0000\n\nx\n")
 	sb.refused(dir, "missingAuthor", "origin", c+":refs/heads/broken")
-	if out := sb.git(sb.home, "ls-remote", s.url()); out != "" {
+	if out := sb.Git(sb.Home, "ls-remote", s.url()); out != "" {
 		t.Errorf("there is %s", out)
 	}
-	if n := sb.git(s.repo(), "count-objects"); n != "0 objects, 0 kilobytes" {
+	if n := sb.Git(s.repo(), "count-objects"); n != "0 objects, 0 kilobytes" {
 		t.Errorf("what was refused is kept: %s", n)
 	}
-	sb.git(dir, "push", "--quiet", "origin", "main")
+	sb.Git(dir, "push", "--quiet", "origin", "main")
 	s.sound(sb)
 }
 
@@ -215,8 +215,8 @@ func TestPushMissingObjects(t *testing.T) {
 	sb := newSandbox(t)
 	s := newSite(t, Options{})
 	dir := sb.clone(s.url(), "alice")
-	c := sb.commit(dir, "a", "1")
-	cmd := sb.command(dir, "pack-objects", "--stdout", "-q")
+	c := sb.Commit(dir, "a", "1")
+	cmd := sb.Command(dir, "pack-objects", "--stdout", "-q")
 	cmd.Stdin = strings.NewReader(c + "\n")
 	pack, err := cmd.Output()
 	if err != nil {
@@ -241,16 +241,16 @@ func TestPushTooLarge(t *testing.T) {
 	sb := newSandbox(t)
 	s := newSite(t, Options{MaxPush: 64 << 10})
 	dir := sb.clone(s.url(), "alice")
-	sb.commit(dir, "a", noise(100<<10))
+	sb.Commit(dir, "a", noise(100<<10))
 	sb.refused(dir, "pack exceeds maximum allowed size", "origin", "main")
-	sb.commit(dir, "a", noise(3<<20))
+	sb.Commit(dir, "a", noise(3<<20))
 	sb.refused(dir, "413", "origin", "main")
-	if n := sb.git(s.repo(), "count-objects"); n != "0 objects, 0 kilobytes" {
+	if n := sb.Git(s.repo(), "count-objects"); n != "0 objects, 0 kilobytes" {
 		t.Errorf("what was refused is kept: %s", n)
 	}
-	sb.git(dir, "checkout", "--quiet", "--orphan", "small")
-	sb.commit(dir, "a", noise(40<<10))
-	sb.git(dir, "push", "--quiet", "origin", "small:main")
+	sb.Git(dir, "checkout", "--quiet", "--orphan", "small")
+	sb.Commit(dir, "a", noise(40<<10))
+	sb.Git(dir, "push", "--quiet", "origin", "small:main")
 	s.sound(sb)
 }
 
@@ -261,10 +261,10 @@ func TestPushManyObjects(t *testing.T) {
 	s := newSite(t, Options{})
 	dir := sb.clone(s.url(), "alice")
 	for i := range 600 {
-		sb.write(dir, fmt.Sprintf("d%d/f%d", i%30, i), noise(4<<10))
+		sb.Write(dir, fmt.Sprintf("d%d/f%d", i%30, i), noise(4<<10))
 	}
-	sb.commit(dir, "a", "1")
-	sb.git(dir, "push", "--quiet", "origin", "main")
+	sb.Commit(dir, "a", "1")
+	sb.Git(dir, "push", "--quiet", "origin", "main")
 	s.sound(sb)
 	if packs, _ := filepath.Glob(filepath.Join(s.repo(), "objects/pack/*.pack")); len(packs) != 1 {
 		t.Errorf("packs %v", packs)
@@ -282,9 +282,9 @@ func TestPushIsSynced(t *testing.T) {
 		before := map[string]bool{}
 		walk(t, s.repo(), func(p string) { before[p] = true })
 		for i := range files {
-			sb.write(dir, fmt.Sprint("f", i), noise(10))
+			sb.Write(dir, fmt.Sprint("f", i), noise(10))
 		}
-		sb.commit(dir, "a", noise(10))
+		sb.Commit(dir, "a", noise(10))
 		var touched map[string]bool
 		s.at = func(point string) {
 			if point != "pushed" {
@@ -299,7 +299,7 @@ func TestPushIsSynced(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		sb.git(dir, "push", "--quiet", "origin", "main:"+ref)
+		sb.Git(dir, "push", "--quiet", "origin", "main:"+ref)
 		fresh := 0
 		walk(t, s.repo(), func(p string) {
 			if before[p] {
@@ -342,17 +342,17 @@ func TestPushRunsNothingOfTheRepository(t *testing.T) {
 	mark := filepath.Join(t.TempDir(), "ran")
 	for _, hook := range []string{"pre-receive", "update", "post-receive", "post-update", "reference-transaction", "proc-receive"} {
 		path := filepath.Join(s.repo(), "hooks", hook)
-		sb.write(filepath.Dir(path), hook, "#!/bin/sh\necho x > '"+mark+"'\nexit 1\n")
+		sb.Write(filepath.Dir(path), hook, "#!/bin/sh\necho x > '"+mark+"'\nexit 1\n")
 		if err := os.Chmod(path, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	sb.git(s.repo(), "config", "receive.denyNonFastForwards", "false")
-	sb.git(s.repo(), "config", "receive.fsckObjects", "false")
-	base := sb.commit(dir, "a", "1")
-	sb.commit(dir, "a", "2")
-	sb.git(dir, "push", "--quiet", "origin", "main")
-	sb.git(dir, "reset", "--quiet", "--hard", base)
+	sb.Git(s.repo(), "config", "receive.denyNonFastForwards", "false")
+	sb.Git(s.repo(), "config", "receive.fsckObjects", "false")
+	base := sb.Commit(dir, "a", "1")
+	sb.Commit(dir, "a", "2")
+	sb.Git(dir, "push", "--quiet", "origin", "main")
+	sb.Git(dir, "reset", "--quiet", "--hard", base)
 	sb.refused(dir, "non-fast-forward", "--force", "origin", "main")
 	if _, err := os.Stat(mark); err == nil {
 		t.Error("a hook of the repository ran")
@@ -365,12 +365,12 @@ func TestPushTwoAtOnce(t *testing.T) {
 	sb := newSandbox(t)
 	s := newSite(t, Options{})
 	alice := sb.clone(s.url(), "alice")
-	sb.commit(alice, "a", "1")
-	sb.git(alice, "push", "--quiet", "origin", "main")
+	sb.Commit(alice, "a", "1")
+	sb.Git(alice, "push", "--quiet", "origin", "main")
 	bob := sb.clone(s.url(), "bob")
 	both := func(aliceRef, bobRef string) (errs [2]error) {
-		sb.commit(alice, "a", noise(10))
-		sb.commit(bob, "b", noise(10))
+		sb.Commit(alice, "a", noise(10))
+		sb.Commit(bob, "b", noise(10))
 		var arrived, done sync.WaitGroup
 		arrived.Add(2)
 		s.at = func(point string) {
@@ -380,7 +380,7 @@ func TestPushTwoAtOnce(t *testing.T) {
 			}
 		}
 		for i, args := range [][]string{{alice, aliceRef}, {bob, bobRef}} {
-			done.Go(func() { _, errs[i] = sb.try(args[0], "push", "--quiet", "origin", args[1]) })
+			done.Go(func() { _, errs[i] = sb.Try(args[0], "push", "--quiet", "origin", args[1]) })
 		}
 		done.Wait()
 		return errs
@@ -402,16 +402,16 @@ func TestCloneDuringPushes(t *testing.T) {
 	sb := newSandbox(t)
 	s := newSite(t, Options{})
 	dir := sb.clone(s.url(), "alice")
-	sb.commit(dir, "a", "0")
-	sb.git(dir, "push", "--quiet", "origin", "main")
+	sb.Commit(dir, "a", "0")
+	sb.Git(dir, "push", "--quiet", "origin", "main")
 	stop := make(chan struct{})
 	var done sync.WaitGroup
 	done.Go(func() {
 		defer close(stop)
 		for i := range 5 {
-			sb.write(dir, fmt.Sprintf("f%d", i), noise(1000))
+			sb.Write(dir, fmt.Sprintf("f%d", i), noise(1000))
 			for _, args := range [][]string{{"add", "--all"}, {"commit", "--quiet", "-m", "x"}, {"push", "--quiet", "origin", "main"}} {
-				if out, err := sb.try(dir, args...); err != nil {
+				if out, err := sb.Try(dir, args...); err != nil {
 					t.Errorf("%s, %v", out, err)
 				}
 			}
@@ -425,11 +425,11 @@ func TestCloneDuringPushes(t *testing.T) {
 		default:
 		}
 		clone := filepath.Join(t.TempDir(), fmt.Sprint("c", clones))
-		sb.git(sb.home, "-c", fmt.Sprintf("protocol.version=%d", 2*(clones%2)), "clone", "--quiet", s.url(), clone)
-		sb.git(clone, "fsck", "--full", "--strict")
+		sb.Git(sb.Home, "-c", fmt.Sprintf("protocol.version=%d", 2*(clones%2)), "clone", "--quiet", s.url(), clone)
+		sb.Git(clone, "fsck", "--full", "--strict")
 		// Every state has one file more than the one before.
-		commits := sb.git(clone, "rev-list", "--count", "HEAD")
-		files := sb.git(clone, "ls-files")
+		commits := sb.Git(clone, "rev-list", "--count", "HEAD")
+		files := sb.Git(clone, "ls-files")
 		if got := fmt.Sprint(1 + strings.Count(files, "\n")); got != commits {
 			t.Errorf("%s files after %s commits", got, commits)
 		}
@@ -529,16 +529,16 @@ func TestPushToFullDisk(t *testing.T) {
 	sb := newSandbox(t)
 	s := openSite(t, filepath.Join(disk, "site"), Options{})
 	dir := sb.clone(s.url(), "alice")
-	sb.commit(dir, "a", "1")
-	sb.git(dir, "push", "--quiet", "origin", "main")
-	sb.commit(dir, "big", noise(6<<20))
+	sb.Commit(dir, "a", "1")
+	sb.Git(dir, "push", "--quiet", "origin", "main")
+	sb.Commit(dir, "big", noise(6<<20))
 	sb.refused(dir, "the disk of the site's relay is full", "origin", "main")
 	s.sound(sb)
 
 	// The room goes while git writes.
 	filler := filepath.Join(disk, "filler")
-	sb.git(dir, "reset", "--quiet", "--hard", "origin/main")
-	sb.commit(dir, "middle", noise(1<<20))
+	sb.Git(dir, "reset", "--quiet", "--hard", "origin/main")
+	sb.Commit(dir, "middle", noise(1<<20))
 	s.at = func(point string) {
 		if point == "started" {
 			fill(t, filler)
@@ -552,7 +552,7 @@ func TestPushToFullDisk(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	sb.git(dir, "push", "--quiet", "origin", "main")
+	sb.Git(dir, "push", "--quiet", "origin", "main")
 	s.sound(sb)
 	var room *NoRoomError
 	if errs := s.errs(); len(errs) != 3 || !errors.As(errs[0], &room) || !errors.Is(errs[0], unix.ENOSPC) || !errors.As(errs[2], &room) {

@@ -137,9 +137,9 @@ func TestOpenKeeps(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "site")
 	s := openSite(t, dir, Options{})
 	clone := sb.clone(s.url(), "alice")
-	want := sb.commit(clone, "a", "1")
-	sb.git(clone, "push", "--quiet", "origin", "main")
-	config := sb.git(s.repo(), "config", "--file", "config", "--list")
+	want := sb.Commit(clone, "a", "1")
+	sb.Git(clone, "push", "--quiet", "origin", "main")
+	config := sb.Git(s.repo(), "config", "--file", "config", "--list")
 	if !strings.Contains(config, "core.bare=true") {
 		t.Error(config)
 	}
@@ -150,14 +150,14 @@ func TestOpenKeeps(t *testing.T) {
 	if got := strings.Join(s.Names(), " "); got != "maps site-overrides" {
 		t.Error(got)
 	}
-	if got := sb.git(sb.home, "ls-remote", s.url(), "main"); got != want+"\trefs/heads/main" {
+	if got := sb.Git(sb.Home, "ls-remote", s.url(), "main"); got != want+"\trefs/heads/main" {
 		t.Error(got)
 	}
-	if got := sb.git(sb.home, "ls-remote", s.server.URL+"/site/maps"); got != "" {
+	if got := sb.Git(sb.Home, "ls-remote", s.server.URL+"/site/maps"); got != "" {
 		t.Error(got)
 	}
 	// Objects of somebody else's would be lost when he cleans up.
-	sb.write(s.repo(), "objects/info/alternates", "/elsewhere/objects\n")
+	sb.Write(s.repo(), "objects/info/alternates", "/elsewhere/objects\n")
 	var borrowed *AlternatesError
 	if _, err := Open(dir, Options{}); !errors.As(err, &borrowed) {
 		t.Errorf("alternates: %v", err)
@@ -170,8 +170,8 @@ func TestGoGit(t *testing.T) {
 	sb := newSandbox(t)
 	s := newSite(t, Options{})
 	dir := sb.clone(s.url(), "alice")
-	first := sb.commit(dir, "robot-values/line-2.yaml", "ssid: line-2\n")
-	sb.git(dir, "push", "--quiet", "origin", "main")
+	first := sb.Commit(dir, "robot-values/line-2.yaml", "ssid: line-2\n")
+	sb.Git(dir, "push", "--quiet", "origin", "main")
 	refs, err := gogit.NewRemote(memory.NewStorage(), &config.RemoteConfig{Name: "origin", URLs: []string{s.url()}}).List(&gogit.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +194,7 @@ func TestGoGit(t *testing.T) {
 		}
 	}
 	// A push, which go-git cannot give a header: the right comes from the test's server.
-	second := sb.commit(dir, "robot-values/line-2.yaml", "ssid: line-3\n")
+	second := sb.Commit(dir, "robot-values/line-2.yaml", "ssid: line-3\n")
 	repo, err := gogit.PlainOpen(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -211,7 +211,7 @@ func TestGoGit(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	if got := sb.git(sb.home, "ls-remote", s.url(), "main"); got != second+"\trefs/heads/main" {
+	if got := sb.Git(sb.Home, "ls-remote", s.url(), "main"); got != second+"\trefs/heads/main" {
 		t.Error(got)
 	}
 	err = repo.Push(&gogit.PushOptions{RemoteURL: s.url(), RefSpecs: []config.RefSpec{"refs/heads/main:refs/notes/x"}})
@@ -237,8 +237,8 @@ func TestTree(t *testing.T) {
 		t.Errorf("another repository: %v", err)
 	}
 	dir := sb.clone(s.url(), "alice")
-	sb.commit(dir, "robot-app/values.yaml", "camera:\n  offset: 4\n")
-	sb.git(dir, "push", "--quiet", "origin", "main")
+	sb.Commit(dir, "robot-app/values.yaml", "camera:\n  offset: 4\n")
+	sb.Git(dir, "push", "--quiet", "origin", "main")
 	tree, err := s.Tree(ctx, DefaultName, "")
 	if err != nil {
 		t.Fatal(err)

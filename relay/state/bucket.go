@@ -72,94 +72,9 @@ type bucket struct {
 	options BucketOptions
 	owner   string // the folder, as it is on this machine since its start
 
-	checking sync.Mutex
-	checked  bool
-
-	mu    sync.Mutex
-	lease *lease // that this process has; nil without one
-}
-
-// NoConditionsError says that a server does not compare what it is about to replace: two relays would overwrite what the
-// other decided.
-type NoConditionsError struct {
-	Condition string // "If-Match" or "If-None-Match"
-	Err       error  // what the server answered; nil when it did what it should have refused
-}
-
-func (e *NoConditionsError) Error() string {
-	text := "the S3 server cannot keep a relay's state: it does not support conditional writes (PUT with " + e.Condition + ")"
-	if e.Err != nil {
-		text += ": " + e.Err.Error()
-	}
-	return text
-}
-
-func (e *NoConditionsError) Unwrap() error { return e.Err }
-
-// Check asks, once in the life of a Bucket, whether the server compares what it is about to replace: *NoConditionsError.
-// Lock does it too.
-func (b *bucket) Check(ctx context.Context) error {
-	b.checking.Lock()
-	defer b.checking.Unlock()
-	if b.checked {
-		return nil
-	}
-	if err := probe(ctx, b.objects); err != nil {
-		return err
-	}
-	b.checked = true
-	return nil
-}
-
-func probe(ctx context.Context, objects Objects) error {
-	name := "probe/" + random() // nobody else's
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), defaultRenew)
-		defer cancel()
-		_ = objects.Delete(ctx, name) // of no use, and of no harm when it stays
-	}()
-	put := func(content, replaces string) (string, error) {
-		return objects.Put(ctx, name, []byte(content), replaces)
-	}
-	const none, match = "If-None-Match", "If-Match"
-	tag, err := put("1", store.NoObject)
-	if errors.Is(err, store.ErrPrecondition) { // done, and the answer was lost
-		tag, err = objects.Tag(ctx, name)
-	}
-	if err != nil {
-		return unsupported(none, err)
-	}
-	if _, err := put("2", store.NoObject); !errors.Is(err, store.ErrPrecondition) {
-		return unsupported(none, err)
-	}
-	if _, err := put("3", `"00000000000000000000000000000000"`); !errors.Is(err, store.ErrPrecondition) {
-		return unsupported(match, err)
-	}
-	again, err := put("4", tag)
-	if errors.Is(err, store.ErrPrecondition) {
-		if again, err = objects.Tag(ctx, name); err == nil && again == tag {
-			return &NoConditionsError{Condition: match, Err: errors.New("it refused the right tag")}
-		}
-	}
-	if err != nil {
-		return unsupported(match, err)
-	}
-	if again == tag {
-		return &NoConditionsError{Condition: match, Err: errors.New("two contents have one ETag")}
-	}
-	return nil
-}
-
-// unsupported tells a server that does not know a condition from one that is in trouble.
-func unsupported(condition string, err error) error {
-	if err == nil {
-		return &NoConditionsError{Condition: condition}
-	}
-	var e *store.S3Error
-	if errors.As(err, &e) && (e.Status == 501 || e.Status == 405 || e.Status == 400) {
-		return &NoConditionsError{Condition: condition, Err: err}
-	}
-	return err
+	mu      sync.Mutex
+	checked bool   // the server compares
+	lease   *lease // that this process has; nil without one
 }
 
 func (b *bucket) Read(ctx context.Context, name string) (Document, error) {
@@ -268,9 +183,6 @@ func (b *bucket) Held() error { return b.current().Held() }
 
 // Lock queues in the folder first and then at the bucket.
 func (b *bucket) Lock(ctx context.Context, waiting func()) (Lock, error) {
-	if err := b.Check(ctx); err != nil {
-		return nil, err
-	}
 	once := func() {
 		if waiting != nil {
 			waiting()
@@ -281,7 +193,10 @@ func (b *bucket) Lock(ctx context.Context, waiting func()) (Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := b.acquire(ctx, here, once)
+	var l *lease
+	if err = b.checkOnce(ctx); err == nil {
+		l, err = b.acquire(ctx, here, once)
+	}
 	if err != nil {
 		return nil, errors.Join(err, here.Unlock())
 	}

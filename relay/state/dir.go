@@ -13,18 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/plimsoll/plimsoll/internal/durable"
 )
 
 // lockFile is held while somebody changes something.
 const lockFile = "apply.lock"
-
-// lockPoll is how often a process that waits looks whether the lock is free.
-const lockPoll = 50 * time.Millisecond
 
 // Dir gives the documents of a folder on this machine's disk. A version is a file: written once, then replaced.
 func Dir(dir string) Documents { return folder(dir) }
@@ -129,33 +123,10 @@ func (f folder) Lock(ctx context.Context, waiting func()) (Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := wait(ctx, file, waiting); err != nil {
+	if err := durable.Lock(ctx, file, waiting); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
 	return folderLock{file}, nil
-}
-
-func wait(ctx context.Context, file *os.File, waiting func()) error {
-	ticker := time.NewTicker(lockPoll)
-	defer ticker.Stop()
-	for {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("%s: %w", lockFile, err)
-		}
-		if waiting != nil {
-			waiting()
-			waiting = nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
-	}
 }
 
 type folderLock struct{ file *os.File }
