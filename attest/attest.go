@@ -60,20 +60,21 @@ type Evidence interface {
 	Referrers(ctx context.Context, subject digest.Digest) ([]media.Referrer, error)
 }
 
-// Form is one of the two ways in which cosign attaches a signature.
+// Form is one of the ways in which a signature travels: the two in which cosign attaches it, and alone in a file.
 type Form string
 
 // The forms of signatures.
 const (
 	FormBundle        Form = "sigstore-bundle" // Sigstore bundle v0.3, DSSE over an in-toto statement, OCI 1.1 referrer
 	FormSimpleSigning Form = "simple-signing"  // legacy payload at the tag sha256-<hex>.sig
+	FormFile          Form = "statement-file"  // Sigstore bundle v0.3, a line of a file *.sigstore.jsonl
 )
 
 // Signature is one valid signature by a trusted key.
 type Signature struct {
 	KeyID    string        // KeyID of the public key
 	Form     Form          //
-	Manifest digest.Digest // of the manifest that carries the signature
+	Manifest digest.Digest // of the manifest that carries the signature; of its line in a statement file
 }
 
 // Verified is a release whose signature was accepted. Only VerifyRelease makes one; the zero value names no release.

@@ -20,11 +20,13 @@ const (
 	UnknownKey     Reason = "unknown key"     // well formed, but not by a trusted key: changed bytes look the same
 	WrongSubject   Reason = "wrong subject"   // by a trusted key, for something else
 	WrongPredicate Reason = "wrong predicate" // by a trusted key, but a statement of another kind
+	RevokedKey     Reason = "revoked key"     // as it should be, but by a key that was revoked
+	NotEnough      Reason = "not enough"      // as it should be, but by fewer keys than the threshold
 )
 
 // rank orders reasons by how much was verified before the refusal.
 func (r Reason) rank() int {
-	for i, known := range []Reason{NoSignature, Malformed, UnknownKey, WrongSubject, WrongPredicate} {
+	for i, known := range []Reason{NoSignature, Malformed, UnknownKey, WrongSubject, WrongPredicate, RevokedKey, NotEnough} {
 		if r == known {
 			return i
 		}
@@ -34,7 +36,8 @@ func (r Reason) rank() int {
 
 // Finding is one thing that was looked into and did not count.
 type Finding struct {
-	Manifest  digest.Digest // that carried it
+	Manifest  digest.Digest // that carried it; of the line in a statement file
+	Line      int           // in a statement file, from 1; else 0
 	Form      Form          //
 	Reason    Reason        // NoSignature for an attestation by a key that is not trusted: it never claimed to be a signature
 	KeyID     string        // of the trusted key that signed it; empty when none did
@@ -43,19 +46,32 @@ type Finding struct {
 	Err       error         // the cause, if there is one: *bundle.MissingError, *bundle.DamagedError, a parse error
 }
 
-// DeniedError says that no signature by a trusted key was found.
+// DeniedError says that no signature by a trusted key was found, or too few.
 type DeniedError struct {
-	Subject digest.Digest // what should have been signed
+	Subject digest.Digest // what should have been signed; empty for a statement file
 	Reason  Reason        //
+	Wanted  string        // the predicate type of the statement that was wanted; empty for a signature of a manifest
+	Have    int           // keys that signed the same statement, iff Reason is NotEnough
+	Need    int           // keys that should have, iff Reason is NotEnough
 	Seen    []Finding     // in the order of the evidence
-	Unread  int           // further candidates beyond MaxReferrers
+	Others  int           // statements that claim to be of another type than Wanted; not looked into
+	Unread  int           // further candidates beyond MaxReferrers or MaxBeside
 	Trusted []string      // KeyID of every key that would have been accepted
 }
 
 const maxListed = 8 // findings in the text of a DeniedError
 
 // Error says what was wanted and, in short, what was found; Details lists it.
-func (e *DeniedError) Error() string { return fmt.Sprintf("verify %s: %s", e.Subject, e.summary()) }
+func (e *DeniedError) Error() string {
+	subject := e.Subject.String()
+	if subject == "" {
+		subject = "statement file"
+	}
+	if e.Wanted != "" {
+		return fmt.Sprintf("verify %s: %s", subject, e.summaryOfStatements())
+	}
+	return fmt.Sprintf("verify %s: %s", subject, e.summary())
+}
 
 // Details has a line for each thing that was looked into.
 func (e *DeniedError) Details() []string {
@@ -65,7 +81,11 @@ func (e *DeniedError) Details() []string {
 			lines = append(lines, fmt.Sprintf("and %d more", len(e.Seen)-i))
 			break
 		}
-		lines = append(lines, fmt.Sprintf("%s in %s: %s", f.Form, f.Manifest, f.Detail))
+		where := f.Manifest.String()
+		if f.Line > 0 {
+			where = fmt.Sprintf("line %d", f.Line)
+		}
+		lines = append(lines, fmt.Sprintf("%s in %s: %s", f.Form, where, f.Detail))
 	}
 	if e.Unread > 0 {
 		lines = append(lines, fmt.Sprintf("%d more were not read, the limit is %d", e.Unread, MaxReferrers))
@@ -73,11 +93,38 @@ func (e *DeniedError) Details() []string {
 	return lines
 }
 
-func (e *DeniedError) summary() string {
-	trusted := "no key is trusted"
-	if len(e.Trusted) > 0 {
-		trusted = "trusted: " + strings.Join(e.Trusted, ", ")
+func (e *DeniedError) trusted() string {
+	if len(e.Trusted) == 0 {
+		return "no key is trusted"
 	}
+	return "trusted: " + strings.Join(e.Trusted, ", ")
+}
+
+func (e *DeniedError) summaryOfStatements() string {
+	found := fmt.Sprintf("%s of type %s found", plural(len(e.Seen), "statement"), e.Wanted)
+	switch e.Reason {
+	case NotEnough:
+		return fmt.Sprintf("%d of %s over a statement of type %s (%s)", e.Have, plural(e.Need, "signature"), e.Wanted, e.trusted())
+	case RevokedKey:
+		return found + ", but its key was revoked"
+	case UnknownKey:
+		return fmt.Sprintf("%s, none by a trusted key (%s)", found, e.trusted())
+	case WrongPredicate:
+		return "a trusted key signed only statements of another type than " + e.Wanted
+	case WrongSubject:
+		return found + ", but a trusted key signed only what speaks of something else"
+	case Malformed:
+		return found + ", none that can be read"
+	default:
+		if e.Others > 0 {
+			return fmt.Sprintf("no statement of type %s found, only %d of other types", e.Wanted, e.Others)
+		}
+		return fmt.Sprintf("no statement of type %s found", e.Wanted)
+	}
+}
+
+func (e *DeniedError) summary() string {
+	trusted := e.trusted()
 	count, attestations := 0, 0
 	for _, f := range e.Seen {
 		if f.Reason == NoSignature {
@@ -125,12 +172,17 @@ func (e *DeniedError) Unwrap() []error {
 // denied is the verdict when nothing was accepted.
 func (s *search) denied() *DeniedError {
 	e := &DeniedError{Subject: s.subject, Reason: NoSignature, Seen: s.seen, Unread: s.unread, Trusted: s.keys.ids()}
-	for _, f := range s.seen {
+	e.settle()
+	return e
+}
+
+// settle makes the reason the one that says most of those that were found.
+func (e *DeniedError) settle() {
+	for _, f := range e.Seen {
 		if f.Reason.rank() > e.Reason.rank() {
 			e.Reason = f.Reason
 		}
 	}
-	return e
 }
 
 // badEvidence is why one candidate does not count.

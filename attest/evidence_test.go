@@ -4,14 +4,19 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/big"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -175,4 +180,23 @@ func release(content string) ocispec.Descriptor {
 
 func (e *evidence) refer(subject, manifest ocispec.Descriptor, tag string) {
 	e.refs[subject.Digest] = append(e.refs[subject.Digest], media.Referrer{Descriptor: manifest, Tag: tag})
+}
+
+// bothSignatures gives the two ECDSA signatures of one message that one random number makes: (r, s) and (r, n-s).
+func bothSignatures(t testing.TB, key *ecdsa.PrivateKey, payloadType, payload string) (first, second []byte) {
+	t.Helper()
+	sum := sha256.Sum256(dsse.PAE(payloadType, []byte(payload)))
+	first, err := key.Sign(nil, sum[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rs struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(first, &rs); err != nil {
+		t.Fatal(err)
+	}
+	rs.S.Sub(elliptic.P256().Params().N, rs.S)
+	if second, err = asn1.Marshal(rs); err != nil {
+		t.Fatal(err)
+	}
+	return first, second
 }

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
@@ -132,6 +133,10 @@ func newKeyring(pubs []crypto.PublicKey) (keyring, error) {
 	for _, pub := range pubs {
 		if err := checkKey(pub); err != nil {
 			return nil, err
+		}
+		// A key that is given twice, perhaps in two encodings, must not fill a threshold of two.
+		if slices.Contains(ring.ids(), KeyID(pub)) {
+			continue
 		}
 		v, err := signature.LoadVerifier(pub, crypto.SHA256)
 		if err != nil {

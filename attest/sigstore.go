@@ -1,7 +1,11 @@
 package attest
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"fmt"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -74,4 +78,57 @@ func verifyBundle(data []byte, keys keyring) (*verifiedPayload, error) {
 		}
 	}
 	return nil, &badEvidence{reason: UnknownKey, detail: fmt.Sprintf("not by a trusted key (its key hint: %q)", hint.Hint())}
+}
+
+// checkBundleForm refuses what protojson reads but other parsers read differently or not at all: unknown or snake-case
+// names, and base64 in another alphabet, without padding or with line ends, of which many spell the same signed bytes. It
+// gives the payload of the envelope, whose signature is still to be verified. Every error is *badEvidence.
+func checkBundleForm(data []byte) ([]byte, error) {
+	top, err := object(data, "mediaType", "verificationMaterial", "dsseEnvelope")
+	if err != nil {
+		return nil, malformed("sigstore bundle: %w", err)
+	}
+	if _, err := object(top["verificationMaterial"], "publicKey", "certificate", "x509CertificateChain", "tlogEntries",
+		"timestampVerificationData"); err != nil {
+		return nil, malformed("sigstore bundle: verificationMaterial: %w", err)
+	}
+	envelope, err := object(top["dsseEnvelope"], "payload", "payloadType", "signatures")
+	if err != nil {
+		return nil, malformed("sigstore bundle: dsseEnvelope: %w", err)
+	}
+	payload, err := strictBase64(envelope["payload"])
+	if err != nil {
+		return nil, malformed("sigstore bundle: payload: %w", err)
+	}
+	var signatures []json.RawMessage
+	if err := unmarshal(envelope["signatures"], &signatures); err != nil {
+		return nil, malformed("sigstore bundle: signatures: %w", err)
+	}
+	if n := len(signatures); n != 1 {
+		return nil, malformed("sigstore bundle: %d signatures, want exactly 1", n)
+	}
+	signature, err := object(signatures[0], "sig", "keyid")
+	if err != nil {
+		return nil, malformed("sigstore bundle: signature: %w", err)
+	}
+	if _, err := strictBase64(signature["sig"]); err != nil {
+		return nil, malformed("sigstore bundle: signature: %w", err)
+	}
+	return payload, nil
+}
+
+// strictBase64 decodes a JSON string in standard base64 with padding, which has one spelling for the same bytes. JSON's
+// own escapes would be a second one.
+func strictBase64(raw json.RawMessage) ([]byte, error) {
+	if len(raw) < 2 || raw[0] != '"' {
+		return nil, errors.New("not a string")
+	}
+	text := raw[1 : len(raw)-1]
+	if i := bytes.IndexAny(text, "\r\n\\"); i >= 0 {
+		return nil, base64.CorruptInputError(i)
+	}
+	if len(text) == 0 {
+		return nil, errors.New("empty")
+	}
+	return base64.StdEncoding.Strict().AppendDecode(nil, text)
 }

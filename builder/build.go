@@ -37,7 +37,7 @@ type Options struct {
 	Charts      *chartrepo.Client // nil: one with default settings
 	Render      Render            // renders what the site will; nil: completeness is not proved
 	Bare        bool              // make nothing that travels beside the bundle: its own signatures and provenance
-	Release     *sign.Signer      // signs the bundle, and the images it vouches for; nil: unsigned
+	Release     sign.Signers      // each signs the bundle, and the images it vouches for; none: unsigned
 	Attestation *sign.Signer      // signs SBOMs and provenance; nil: SBOMs are attached unsigned, provenance is left out
 	SBOM        SBOMGenerator     // nil: images that bring no SBOM get none
 

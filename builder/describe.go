@@ -29,7 +29,7 @@ func (a *assembly) describe(ctx context.Context) error {
 		if err := a.describeImage(ctx, im); err != nil {
 			return inItem(im.item, err)
 		}
-		if a.o.Release == nil {
+		if len(a.o.Release) == 0 {
 			continue
 		}
 		a.o.Progress.Report(progress.Event{Stage: "sign", Name: im.item})
@@ -131,14 +131,14 @@ func (a *assembly) putSigned(ctx context.Context, artifact sign.Artifact) (int64
 	return bytes, nil
 }
 
-// vouch signs the bundle's index with the release key and attests its provenance with the attestation key. Both travel
+// vouch signs the bundle's index with the release keys and attests its provenance with the attestation key. Both travel
 // beside the bundle: they speak of its digest.
 func (a *assembly) vouch(ctx context.Context, root ocispec.Descriptor, lock *bundle.Lock) ([]media.Referrer, error) {
 	var artifacts []sign.Artifact
 	if a.o.Bare {
 		return nil, nil
 	}
-	if a.o.Release != nil {
+	if len(a.o.Release) > 0 {
 		a.o.Progress.Report(progress.Event{Stage: "sign", Name: lock.Name + " " + lock.Version})
 		signed, err := a.o.Release.SignManifest(root, lock.Name)
 		if err != nil {

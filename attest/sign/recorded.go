@@ -49,9 +49,8 @@ func (r *recording) lookup(message []byte) ([]byte, error) {
 }
 
 // add keeps a signature that is the key's over the message, and drops all others.
-func (r *recording) add(message, signature []byte) {
+func (r *recording) add(message, signature []byte) (valid bool) {
 	sum := sha256.Sum256(message)
-	var valid bool
 	switch key := r.public.(type) {
 	case *ecdsa.PublicKey:
 		valid = ecdsa.VerifyASN1(key, sum[:], signature)
@@ -61,21 +60,34 @@ func (r *recording) add(message, signature []byte) {
 	if valid {
 		r.signatures[sum] = signature
 	}
+	return valid
 }
 
 // Recorded gives a signer that has no private key: it repeats the signatures of public which a bundle holds, each
 // verified, and fails with *NotRecordedError over anything else. With it an auditor rebuilds a signed bundle to the byte.
 func Recorded(ctx context.Context, f bundle.Fetcher, b *bundle.Bundle, public crypto.PublicKey) (*Signer, error) {
-	r := &recording{public: public, signatures: make(map[[sha256.Size]byte][]byte)}
+	r := newRecording(public)
+	if err := r.readBundle(ctx, f, b); err != nil {
+		return nil, err
+	}
+	return newSigner(&r)
+}
+
+func newRecording(public crypto.PublicKey) recording {
+	return recording{public: public, signatures: make(map[[sha256.Size]byte][]byte)}
+}
+
+// readBundle reads everything in a bundle that may be a signature.
+func (r *recording) readBundle(ctx context.Context, f bundle.Fetcher, b *bundle.Bundle) error {
 	for _, it := range b.Lock.Items {
 		if it.Kind != bundle.KindReferrer {
 			continue
 		}
 		if err := r.read(ctx, f, it.Descriptor); err != nil {
-			return nil, fmt.Errorf("item %s: %w", it.Name, err)
+			return fmt.Errorf("item %s: %w", it.Name, err)
 		}
 	}
-	return newSigner(r)
+	return nil
 }
 
 func (r *recording) read(ctx context.Context, f bundle.Fetcher, manifest ocispec.Descriptor) error {

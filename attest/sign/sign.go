@@ -2,7 +2,6 @@ package sign
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
-	"github.com/sigstore/sigstore/pkg/signature/payload"
 
 	"github.com/plimsoll/plimsoll/attest"
 	"github.com/plimsoll/plimsoll/bundle"
@@ -32,25 +30,36 @@ type Artifact struct {
 	Blobs    []Blob             // in the order in which they can be pushed: the manifest is the last
 }
 
-// SignManifest signs the digest of a manifest in both forms, so that every verifier in the field finds one that it
-// reads: first the Sigstore bundle v0.3 referrer, then the simple-signing manifest for the tag sha256-<hex>.sig.
-// The repository, for example ghcr.io/acme/robot-app, is what the simple-signing payload claims as docker-reference.
+// SignManifest is Signers.SignManifest with one signer.
 func (s *Signer) SignManifest(subject ocispec.Descriptor, repository string) ([]Artifact, error) {
+	return Signers{s}.SignManifest(subject, repository)
+}
+
+// signManifest makes a Sigstore bundle by each of some signers, and a legacy manifest with the layers that are there and
+// one by each of others.
+func signManifest(subject ocispec.Descriptor, repository string, bundles, layers Signers, there []ocispec.Descriptor) ([]Artifact, error) {
 	if err := checkSubject(subject); err != nil {
 		return nil, fmt.Errorf("sign %s: %w", subject.Digest, err)
 	}
 	if err := bundle.CheckRepository(repository); err != nil {
 		return nil, fmt.Errorf("sign %s: %w", subject.Digest, err)
 	}
-	referrer, err := s.Attest(attest.Statement{PredicateType: attest.PredicateSign, Predicate: json.RawMessage("{}")}, subject)
-	if err != nil {
-		return nil, err
+	var artifacts []Artifact
+	for _, s := range bundles {
+		referrer, err := s.Attest(attest.Statement{PredicateType: attest.PredicateSign, Predicate: json.RawMessage("{}")}, subject)
+		if err != nil {
+			return nil, err
+		}
+		artifacts = append(artifacts, referrer)
 	}
-	legacy, err := s.simpleSigning(subject, repository)
-	if err != nil {
-		return nil, fmt.Errorf("sign %s: %w", subject.Digest, err)
+	if len(layers) > 0 {
+		legacy, err := simpleSigning(subject, repository, layers, there)
+		if err != nil {
+			return nil, fmt.Errorf("sign %s: %w", subject.Digest, err)
+		}
+		artifacts = append(artifacts, legacy)
 	}
-	return []Artifact{referrer, legacy}, nil
+	return artifacts, nil
 }
 
 // Attest signs an in-toto Statement v1 about subject, as `cosign attest --new-bundle-format` does. The statement's
@@ -174,67 +183,6 @@ func (s *Signer) envelope(statement []byte) ([]byte, error) {
 			Signatures:  []signature{{Sig: sig}},
 		},
 	})
-}
-
-// simpleSigning writes the manifest of `cosign sign` before bundles, as cosign 2.6 does.
-func (s *Signer) simpleSigning(subject ocispec.Descriptor, repository string) (Artifact, error) {
-	message, err := strictjson.Marshal(payload.SimpleContainerImage{
-		Critical: payload.Critical{
-			Identity: payload.Identity{DockerReference: repository},
-			Image:    payload.Image{DockerManifestDigest: subject.Digest.String()},
-			Type:     payload.CosignSignatureType,
-		},
-	})
-	if err != nil {
-		return Artifact{}, err
-	}
-	sig, err := s.sign(message)
-	if err != nil {
-		return Artifact{}, err
-	}
-	layer := newBlob(attest.MediaTypeSimpleSigning, message)
-	layer.Annotations = map[string]string{attest.AnnotationSignature: base64.StdEncoding.EncodeToString(sig)}
-	config, err := simpleSigningConfig(layer.Digest)
-	if err != nil {
-		return Artifact{}, err
-	}
-	a, err := newArtifact(ocispec.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: ocispec.MediaTypeImageManifest,
-		Config:    config.Descriptor,
-		Layers:    []ocispec.Descriptor{layer.Descriptor},
-	}, config, layer)
-	a.Tag = attest.LegacyTag(subject.Digest)
-	return a, err
-}
-
-// simpleSigningConfig is the image config that go-containerregistry, and so cosign, makes up for a signature. Its times
-// are the zero time.
-func simpleSigningConfig(layer digest.Digest) (Blob, error) {
-	type history struct {
-		Created string `json:"created"`
-	}
-	type rootFS struct {
-		Type    string          `json:"type"`
-		DiffIDs []digest.Digest `json:"diff_ids"`
-	}
-	const never = "0001-01-01T00:00:00Z"
-	data, err := strictjson.Marshal(struct {
-		Architecture string    `json:"architecture"`
-		Created      string    `json:"created"`
-		History      []history `json:"history"`
-		OS           string    `json:"os"`
-		RootFS       rootFS    `json:"rootfs"`
-		Config       struct{}  `json:"config"`
-	}{
-		Created: never,
-		History: []history{{Created: never}},
-		RootFS:  rootFS{Type: "layers", DiffIDs: []digest.Digest{layer}},
-	})
-	if err != nil {
-		return Blob{}, err
-	}
-	return newBlob(ocispec.MediaTypeImageConfig, data), nil
 }
 
 func newBlob(mediaType string, data []byte) Blob {

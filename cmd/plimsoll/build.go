@@ -20,7 +20,8 @@ import (
 )
 
 type buildFlags struct {
-	file, output, signKey, attestKey     string
+	file, output, attestKey              string
+	signKeys                             []string
 	unsigned, incomplete, noSBOM, locked bool
 	since, generator, renderer           string
 	report                               reportFlags
@@ -42,7 +43,7 @@ of it byte for byte, generates an SPDX SBOM for each image that brought none, at
 The same bundle.yaml, sources and keys give the same digest, wherever and whenever. --locked takes what
 'plimsoll lock' wrote to bundle.lock.json instead of asking what tags and branches mean today.
 
-Key files are encrypted with the password in PLIMSOLL_KEY_PASSWORD (COSIGN_PASSWORD is read too).
+` + keyHelp + `
 The bundle's time is metadata.created, else SOURCE_DATE_EPOCH, else that of the newest packed commit.
 In GitHub Actions a summary is appended to $GITHUB_STEP_SUMMARY.`,
 		Example: `  plimsoll build -f bundle.yaml -o robot-stack.tar --sign release.key --attest attest.key
@@ -55,8 +56,8 @@ In GitHub Actions a summary is appended to $GITHUB_STEP_SUMMARY.`,
 	flags := cmd.Flags()
 	flags.StringVarP(&f.file, "file", "f", "bundle.yaml", "what to pack")
 	flags.StringVarP(&f.output, "output", "o", "", "where the bundle goes: DIR, FILE.tar or oci://HOST/REPOSITORY")
-	flags.StringVar(&f.signKey, "sign", "", "release key: signs the bundle and its images, nothing else")
-	flags.StringVar(&f.attestKey, "attest", "", "attestation key: signs SBOMs and provenance; must not be the release key")
+	flags.StringArrayVar(&f.signKeys, "sign", nil, "release KEY: signs the bundle and its images, nothing else (repeatable)")
+	flags.StringVar(&f.attestKey, "attest", "", "attestation KEY: signs SBOMs and provenance; must not be a release key")
 	flags.BoolVar(&f.unsigned, "insecure-unsigned", false, "build without signatures; no relay accepts the result")
 	flags.BoolVar(&f.incomplete, "insecure-incomplete", false, "do not prove that the bundle is complete; robots may ask for what is not there")
 	flags.BoolVar(&f.noSBOM, "no-sbom", false, "generate no SBOM for images that bring none")
@@ -76,7 +77,7 @@ In GitHub Actions a summary is appended to $GITHUB_STEP_SUMMARY.`,
 
 func (f *buildFlags) run(cmd *cobra.Command) (err error) {
 	ctx := cmd.Context()
-	o, err := f.options()
+	o, err := f.options(ctx)
 	if err != nil {
 		return err
 	}
@@ -87,6 +88,9 @@ func (f *buildFlags) run(cmd *cobra.Command) (err error) {
 		}
 		defer src.Close() //nolint:errcheck // only read from
 		o.Since = &builder.Predecessor{Bundle: b, Source: src}
+		if err := f.recall(ctx, o, src, b); err != nil {
+			return fmt.Errorf("--since: %w", err)
+		}
 	}
 	p, err := f.progress.Open()
 	if err != nil {
@@ -129,7 +133,7 @@ func buildInto(ctx context.Context, output string, mo media.Options, o builder.O
 	return res, err
 }
 
-func (f *buildFlags) options() (builder.Options, error) {
+func (f *buildFlags) options(ctx context.Context) (builder.Options, error) {
 	data, err := os.ReadFile(f.file)
 	if err != nil {
 		return builder.Options{}, err
@@ -148,7 +152,7 @@ func (f *buildFlags) options() (builder.Options, error) {
 			return o, err
 		}
 	}
-	if o.Release, o.Attestation, err = f.signers(); err != nil {
+	if o.Release, o.Attestation, err = f.signers(ctx); err != nil {
 		return o, err
 	}
 	if !f.incomplete {

@@ -20,7 +20,9 @@ var version = "devel"
 
 func main() { os.Exit(run()) }
 
-func run() int { return cli.Main(newRoot(), explain, explainRebuild, explainReceipt) }
+func run() int {
+	return cli.Main(newRoot(), explain, explainRebuild, explainReceipt, explainTrust, explainPolicy)
+}
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
@@ -36,7 +38,8 @@ A bundle is an OCI artifact. Wherever a command takes one, write
 		Version: version,
 		Args:    cobra.NoArgs,
 	}
-	root.AddCommand(newBuild(), newLock(), newRebuild(), newFindImages(), newVerify(), newInspect(), newDiff(), newCopy(), newKeys(), newReceipt())
+	root.AddCommand(newBuild(), newLock(), newRebuild(), newFindImages(), newVerify(), newInspect(), newDiff(), newCopy(),
+		newSign(), newAttest(), newKeys(), newTrust(), newPolicy(), newReceipt())
 	return root
 }
 

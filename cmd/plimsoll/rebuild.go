@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto"
 	"errors"
 	"fmt"
 	"os"
@@ -63,7 +62,7 @@ versions of plimsoll and git as those of the build are needed.`,
 	flags.BoolVar(&f.verify, "verify", false, "fail unless the rebuilt bundle has the same digest")
 	flags.StringVarP(&f.dir, "directory", "C", ".", "folder that the paths in bundle.yaml start from")
 	flags.StringVarP(&f.output, "output", "o", "", "keep the rebuilt bundle here: DIR or FILE.tar")
-	flags.StringArrayVar(&f.keys, "key", nil, "public release key of the bundle")
+	flags.StringArrayVar(&f.keys, "key", nil, "public release key of the bundle; all that signed it (repeatable)")
 	flags.StringArrayVar(&f.attestKeys, "attestation-key", nil, "public attestation key of the bundle")
 	flags.StringVar(&f.generator, "sbom-generator", "", "the plimsoll-sbom executable (default: beside plimsoll, then in PATH)")
 	flags.StringVar(&f.renderer, "renderer", "", "the plimsoll-render executable (default: beside plimsoll, then in PATH)")
@@ -145,8 +144,16 @@ func (f *rebuildFlags) options(ctx context.Context, src media.Source, b *bundle.
 	if o.Release, err = recorded(ctx, src, b, f.keys); err != nil {
 		return o, err
 	}
-	if o.Attestation, err = recorded(ctx, src, b, f.attestKeys); err != nil {
+	attesters, err := recorded(ctx, src, b, f.attestKeys)
+	if err != nil {
 		return o, err
+	}
+	switch len(attesters) {
+	case 0:
+	case 1:
+		o.Attestation = attesters[0]
+	default:
+		return o, cli.Usagef("%d attestation keys, want the one of the bundle", len(attesters))
 	}
 	if b.Lock.SBOM {
 		o.SBOM, err = sbomGenerator(f.generator, o.TempDir)
@@ -154,17 +161,19 @@ func (f *rebuildFlags) options(ctx context.Context, src media.Source, b *bundle.
 	return o, err
 }
 
-// recorded is a signer that repeats what a key signed in the bundle; nil when no key is given.
-func recorded(ctx context.Context, src bundle.Fetcher, b *bundle.Bundle, files []string) (*sign.Signer, error) {
+// recorded are signers that repeat what keys signed in the bundle; none when no key is given.
+func recorded(ctx context.Context, src bundle.Fetcher, b *bundle.Bundle, files []string) (sign.Signers, error) {
 	keys, err := readKeys(files)
-	if err != nil || len(keys) == 0 {
+	if err != nil {
 		return nil, err
 	}
-	if len(keys) > 1 {
-		return nil, cli.Usagef("%d keys, want the one that signed the bundle", len(keys))
+	signers := make([]*sign.Signer, len(keys))
+	for i, key := range keys {
+		if signers[i], err = sign.Recorded(ctx, src, b, key); err != nil {
+			return nil, err
+		}
 	}
-	var key crypto.PublicKey = keys[0]
-	return sign.Recorded(ctx, src, b, key)
+	return sign.NewSigners(signers...)
 }
 
 func explainRebuild(err error) (code int, hint string, ok bool) {

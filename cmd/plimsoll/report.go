@@ -101,7 +101,7 @@ func (f *reportFlags) finish(cmd *cobra.Command, file, output string, o builder.
 
 func newOutcome(output string, o builder.Options, res *builder.Result, v *closure.Verdict) outcome {
 	out := outcome{
-		Name: o.Spec.Metadata.Name, Version: o.Spec.Metadata.Version, Signed: o.Release != nil,
+		Name: o.Spec.Metadata.Name, Version: o.Spec.Metadata.Version, Signed: len(o.Release) > 0,
 		Gaps: []gap{}, Secrets: []closure.Secret{}, Unused: []string{},
 	}
 	if res != nil {

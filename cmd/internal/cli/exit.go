@@ -37,7 +37,7 @@ const ExitHelp = `Exit codes:
   1  failed
   2  wrong usage, or an error in bundle.yaml
   3  the bundle is incomplete
-  4  denied: no acceptable signature
+  4  denied: no acceptable signature, or by policy
   5  older than what was accepted before
   6  damaged bytes
   7  no room on the disk
