@@ -251,6 +251,7 @@ func (w *wiring) run(ctx context.Context) error {
 	g.Go(func() error { return w.reloadOnSignal(ctx) })
 	g.Go(func() error {
 		w.server.CheckStore(ctx)
+		debug.FreeOSMemory() // a start reads much that is never needed again
 		return nil
 	})
 	scheme := "https"
@@ -258,7 +259,6 @@ func (w *wiring) run(ctx context.Context) error {
 		scheme = "http"
 	}
 	fmt.Fprintf(w.out, "%s://%s\n", scheme, w.robots.Addr())
-	debug.FreeOSMemory() // a start reads much that is never needed again
 	return g.Wait()
 }
 

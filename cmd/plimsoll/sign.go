@@ -37,8 +37,8 @@ func newSign() *cobra.Command {
 		Short: "Sign a bundle, or an image index, that is there already",
 		Long: `sign puts a signature by each key beside a bundle, in both forms that verifiers in the field read: a Sigstore bundle as
 OCI referrer, and cosign's tag sha256-….sig. The bundle stays as it is. Signatures of others stay too, and a key that has
-signed is not asked again. Index and lock are checked first; 'plimsoll verify' checks every byte. Such a signature is what cosign, Flux or Kyverno look for; what a relay's channel accepts as a
-release is said by 'plimsoll release'.
+signed is not asked again. Index and lock are checked first; 'plimsoll verify' checks every byte. Such a signature is what
+cosign, Flux or Kyverno look for; what place in which channel a bundle has is said by 'plimsoll release'.
 
 With --images the images of the bundle are signed too, where they are, each index and each platform. These signatures are
 for those who pull from there: they are not part of the bundle, and a copy of it leaves them behind. A relay serves the
