@@ -32,11 +32,15 @@ func newRoot() *cobra.Command {
 read-only OCI registry and a read-only Git mirror, switched from one release to the next in one step.`,
 		Version: version,
 		Args:    cobra.NoArgs,
+
+		PersistentPreRunE: func(*cobra.Command, []string) error { return checkOwner(data, os.Args) },
 	}
 	root.PersistentFlags().StringVar(&data, "data", "/var/lib/plimsoll", "the relay's data folder")
 	cobra.CheckErr(root.MarkPersistentFlagDirname("data"))
-	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data), newChannels(&data), newPin(&data), newUnpin(&data), newSettings(&data), newCheck(&data), newGC(&data), newDrop(&data), newScrub(&data), newHeal(&data), newHooks(&data), newRobotConfig(&data),
-		newRobot(&data), newOperator(&data), newPulls(&data), newReceipt(&data), newJournal(&data), newSite(&data))
+	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data),
+		newChannels(&data), newPin(&data), newUnpin(&data), newSettings(&data), newCheck(&data), newGC(&data), newDrop(&data),
+		newScrub(&data), newHeal(&data), newHooks(&data), newRobotConfig(&data), newRobot(&data), newOperator(&data),
+		newPulls(&data), newReceipt(&data), newJournal(&data), newSite(&data))
 	return root
 }
 
