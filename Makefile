@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 
 .PHONY: build demo test check race lint vuln fuzz e2e bench bench-build bench-serve faults clean
 
-build: ## the four programs, into bin/
+build: ## the programs, into bin/
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 demo: build ## the main job, end to end, on this machine

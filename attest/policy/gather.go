@@ -1,13 +1,13 @@
 package policy
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto"
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +19,7 @@ import (
 
 	"github.com/plimsoll/plimsoll/attest"
 	"github.com/plimsoll/plimsoll/bundle"
+	"github.com/plimsoll/plimsoll/bundle/media"
 	"github.com/plimsoll/plimsoll/internal/strictjson"
 )
 
@@ -37,10 +38,11 @@ func (e *KeyError) Error() string {
 }
 
 const (
-	workers   = 4        // statements that are verified at once
-	inFlight  = 16 << 20 // bytes of Sigstore bundles that are verified at once, with a bundle read whole counted tenfold
-	wholeCost = 10       // what reading a Sigstore bundle whole takes, in its sizes
-	maxWhole  = 1 << 20  // bytes of a Sigstore bundle that is read whole although it is large
+	minWorkers = 2        // statements that are verified at once on the smallest machine: one is read while one is judged
+	maxWorkers = 8        // and on the largest
+	inFlight   = 16 << 20 // bytes of Sigstore bundles that are verified at once, with a bundle read whole counted tenfold
+	wholeCost  = 10       // what reading a Sigstore bundle whole takes, in its sizes
+	maxWhole   = 1 << 20  // bytes of a Sigstore bundle that is read whole although it is large
 	// vnd.docker.reference.type of an entry of an image index: BuildKit's attestations are no images.
 	annotationReference = "vnd.docker.reference.type"
 	referenceAttestion  = "attestation-manifest"
@@ -51,7 +53,14 @@ const (
 // missing, damaged or not signed is a status in the facts. Of the release only name and version are filled in.
 func Gather(ctx context.Context, ev attest.Evidence, b *bundle.Bundle, keys Keys, now time.Time) (*Facts, error) {
 	g := &gatherer{ev: ev, keys: slices.Concat(keys.Attestation, keys.Release), release: make(map[string]bool),
-		subjects: make(map[digest.Digest]*subject), room: semaphore.NewWeighted(inFlight)}
+		subjects: make(map[digest.Digest]*subject), room: semaphore.NewWeighted(inFlight),
+		statementNode: statementNode(), predicateNode: predicateNode()}
+	if len(g.keys) > 0 {
+		// What package attest refuses for a small statement must not be passed over in silence for a large one.
+		if err := attest.CheckThreshold(g.keys, 1); err != nil {
+			return nil, err
+		}
+	}
 	for _, k := range keys.Release {
 		g.release[attest.KeyID(k)] = true
 	}
@@ -69,7 +78,7 @@ func Gather(ctx context.Context, ev attest.Evidence, b *bundle.Bundle, keys Keys
 	}
 	found := make([]*statement, len(candidates))
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(workers)
+	group.SetLimit(max(minWorkers, min(runtime.GOMAXPROCS(0), maxWorkers)))
 	for i, c := range candidates {
 		group.Go(func() error {
 			var err error
@@ -89,13 +98,16 @@ func Gather(ctx context.Context, ev attest.Evidence, b *bundle.Bundle, keys Keys
 }
 
 type gatherer struct {
-	ev       attest.Evidence
-	keys     []crypto.PublicKey // all of them: the key that signed is looked at afterwards
-	release  map[string]bool    // ids
-	room     *semaphore.Weighted
-	subjects map[digest.Digest]*subject
-	indexes  []digest.Digest
-	images   []place
+	ev      attest.Evidence
+	keys    []crypto.PublicKey // all of them: the key that signed is looked at afterwards
+	release map[string]bool    // ids
+	room    *semaphore.Weighted
+	free    buffers
+	// What is wanted of a document. They hold no state of one.
+	statementNode, predicateNode *node
+	subjects                     map[digest.Digest]*subject
+	indexes                      []digest.Digest
+	images                       []place
 }
 
 // subject is something that statements may speak of.
@@ -202,11 +214,9 @@ func (g *gatherer) candidates(ctx context.Context, b *bundle.Bundle) ([]candidat
 	if err != nil {
 		return nil, fmt.Errorf("list referrers: %w", err)
 	}
-	var list []candidate
-	for _, r := range beside {
-		if r.Tag == "" && len(list) < attest.MaxReferrers {
-			list = append(list, candidate{desc: r.Descriptor, subject: b.Root.Digest})
-		}
+	list, err := g.beside(ctx, b.Root.Digest, beside)
+	if err != nil {
+		return nil, err
 	}
 	for _, it := range b.Lock.Items {
 		if it.Kind == bundle.KindReferrer && len(it.Tags) == 0 && g.subjects[it.Subject] != nil {
@@ -216,14 +226,43 @@ func (g *gatherer) candidates(ctx context.Context, b *bundle.Bundle) ([]candidat
 	return list, nil
 }
 
-// read verifies one candidate. It gives nil for what is no evidence of any kind: signatures, bare documents, statements
-// of other types. Its error is that of the evidence's source.
-func (g *gatherer) read(ctx context.Context, c candidate) (*statement, error) {
-	raw, err := bundle.ReadBlob(ctx, g.ev, c.desc, bundle.MaxManifest)
+// beside chooses among the referrers of the bundle's index as package attest does: those that claim to be of a kind that is
+// understood, then those that claim nothing. A thousand signatures or other statements must not crowd out the evidence.
+func (g *gatherer) beside(ctx context.Context, subject digest.Digest, refs []media.Referrer) ([]candidate, error) {
+	var sure, maybe []candidate
+	seen := make(map[digest.Digest]bool)
+	for _, r := range refs {
+		if r.Tag != "" || seen[r.Digest] || r.Size > attest.MaxBesideManifest || len(seen) == attest.MaxBeside {
+			continue
+		}
+		seen[r.Digest] = true
+		m, err := g.manifest(ctx, r.Descriptor)
+		if err != nil {
+			return nil, err
+		}
+		if m == nil {
+			continue
+		}
+		c := candidate{desc: r.Descriptor, subject: subject}
+		switch hint := m.Annotations[attest.AnnotationPredicateType]; {
+		case kindOf(hint) != "":
+			sure = append(sure, c)
+		case hint == "":
+			maybe = append(maybe, c)
+		}
+	}
+	list := append(sure, maybe...)
+	return list[:min(len(list), attest.MaxReferrers)], nil
+}
+
+// manifest reads one that says that it carries a Sigstore bundle; nil for any other. What is missing or damaged is such:
+// nobody knows what it was, and its absence shows.
+func (g *gatherer) manifest(ctx context.Context, desc ocispec.Descriptor) (*ocispec.Manifest, error) {
+	raw, err := bundle.ReadBlob(ctx, g.ev, desc, bundle.MaxManifest)
 	var missing *bundle.MissingError
 	var damaged *bundle.DamagedError
 	if errors.As(err, &missing) || errors.As(err, &damaged) {
-		return nil, nil // nobody knows what it was; its absence shows
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
@@ -232,12 +271,22 @@ func (g *gatherer) read(ctx context.Context, c candidate) (*statement, error) {
 	if strictjson.Unmarshal(raw, &m) != nil || m.ArtifactType != attest.MediaTypeBundle {
 		return nil, nil
 	}
+	return &m, nil
+}
+
+// read verifies one candidate. It gives nil for what is no evidence of any kind: signatures, bare documents, statements
+// of other types. Its error is that of the evidence's source.
+func (g *gatherer) read(ctx context.Context, c candidate) (*statement, error) {
+	m, err := g.manifest(ctx, c.desc)
+	if err != nil || m == nil {
+		return nil, err
+	}
 	hint := m.Annotations[attest.AnnotationPredicateType]
 	if hint == attest.PredicateSign {
 		return nil, nil
 	}
 	st := &statement{manifest: c.desc.Digest, predicate: hint, covers: []digest.Digest{c.subject}}
-	subjects, x, err := g.verify(ctx, c, m, st)
+	subjects, x, err := g.verify(ctx, c, *m, st)
 	var bad *refusal
 	switch {
 	case errors.As(err, &bad):
@@ -255,6 +304,9 @@ func (g *gatherer) read(ctx context.Context, c candidate) (*statement, error) {
 
 // verify gives the subjects and the sketch of a statement by one of the keys; st gets its key and predicate type.
 func (g *gatherer) verify(ctx context.Context, c candidate, m ocispec.Manifest, st *statement) ([]attest.Subject, *sketch, error) {
+	if m.MediaType != ocispec.MediaTypeImageManifest {
+		return nil, nil, malformedf("manifest: media type %q, want %q", m.MediaType, ocispec.MediaTypeImageManifest)
+	}
 	if len(m.Layers) != 1 || m.Subject == nil {
 		return nil, nil, malformedf("manifest: not one Sigstore bundle with a subject")
 	}
@@ -266,7 +318,11 @@ func (g *gatherer) verify(ctx context.Context, c candidate, m ocispec.Manifest, 
 		return nil, nil, malformedf("Sigstore bundle of %d bytes: want at most %d", layer.Size, attest.MaxAttestation)
 	}
 	cost := layer.Size * wholeCost
-	if layer.Size >= largeLayer {
+	switch {
+	case layer.Size < largeLayer:
+	case layer.Size <= heldLayer:
+		cost = 2 * layer.Size
+	default:
 		cost = layer.Size
 	}
 	cost = min(cost, inFlight)
@@ -317,7 +373,7 @@ func (g *gatherer) whole(ctx context.Context, c candidate, st *statement) ([]att
 	if len(signed.Predicate) == 0 || kindOf(signed.PredicateType) == "" {
 		return signed.Subjects, x, nil
 	}
-	if err := scan(bytes.NewReader(signed.Predicate), predicateNode(), x); err != nil {
+	if err := scanBytes(signed.Predicate, g.predicateNode, x); err != nil {
 		return nil, nil, &refusal{status: Malformed, predicate: signed.PredicateType, detail: "predicate: " + err.Error()}
 	}
 	return signed.Subjects, x, nil
@@ -325,7 +381,8 @@ func (g *gatherer) whole(ctx context.Context, c candidate, st *statement) ([]att
 
 // stream reads a large statement as it passes by.
 func (g *gatherer) stream(ctx context.Context, layer ocispec.Descriptor, st *statement) ([]attest.Subject, *sketch, error) {
-	l, err := openLarge(ctx, g.ev, layer)
+	l, err := openLarge(ctx, g.ev, layer, &g.free)
+	defer l.release(&g.free)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -334,7 +391,7 @@ func (g *gatherer) stream(ctx context.Context, layer ocispec.Descriptor, st *sta
 		return nil, nil, err
 	}
 	st.keyID = attest.KeyID(key)
-	x, err := l.scan(ctx)
+	x, err := l.scan(ctx, g.statementNode)
 	if err != nil {
 		return nil, nil, err
 	}

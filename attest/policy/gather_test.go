@@ -94,8 +94,13 @@ func TestOtherForms(t *testing.T) {
 }
 
 // pad makes a statement large, so that it is streamed; JSON ignores the field.
-func pad(predicate string) string {
-	return `{"padding":[` + strings.Repeat(`"0123456789abcdef",`, 8000) + `0],` + predicate[1:]
+func pad(predicate string) string { return padding(predicate, 8000) }
+
+// padMore makes a statement too large to be held.
+func padMore(predicate string) string { return padding(predicate, 46000) }
+
+func padding(predicate string, n int) string {
+	return `{"padding":[` + strings.Repeat(`"0123456789abcdef",`, n) + `0],` + predicate[1:]
 }
 
 // Evidence that must not count, small and large, and what it is called.
@@ -218,7 +223,11 @@ func TestBadEvidence(t *testing.T) {
 			w.manifest(t, image, typeSPDX, layer)
 		}, policy.Malformed, "at most"},
 	} {
-		for size, sbom := range map[string]string{"small": spdx, "large": pad(spdx)} {
+		sizes := map[string]string{"small": spdx, "large": pad(spdx), "huge": padMore(spdx)}
+		if raced() || testing.Short() {
+			delete(sizes, "huge") // it takes minutes
+		}
+		for size, sbom := range sizes {
 			t.Run(c.name+" "+size, func(t *testing.T) {
 				w := newWorld()
 				image, other := w.image("app"), w.image("other")
@@ -240,8 +249,8 @@ func TestLargeIsTheSame(t *testing.T) {
 	k := newKeys(t)
 	for _, s := range [][2]string{{typeSPDX, spdx}, {typeCycloneDX, cyclonedx}, {typeProvenance, provenance}, {typeCosignVuln, trivy}, {typeVEX, vex}, {typeTest, test}, {typeVSA, vsa}} {
 		for _, by := range []signer{k.attestation, k.second} {
-			var got [2]policy.Image
-			for n, predicate := range []string{s[1], pad(s[1])} {
+			var got [3]policy.Image
+			for n, predicate := range []string{s[1], pad(s[1]), padMore(s[1])} {
 				w := newWorld()
 				image := w.image("app")
 				w.carry(image, by.attest(t, s[0], predicate, image))
@@ -250,8 +259,8 @@ func TestLargeIsTheSame(t *testing.T) {
 					e.Manifest = ""
 				}
 			}
-			if !reflect.DeepEqual(got[0], got[1]) || reflect.DeepEqual(got[0], policy.Image{}) {
-				t.Errorf("%s: small %+v\nlarge %+v", s[0], got[0], got[1])
+			if !reflect.DeepEqual(got[0], got[1]) || !reflect.DeepEqual(got[0], got[2]) || reflect.DeepEqual(got[0], policy.Image{}) {
+				t.Errorf("%s: small %+v\nlarge %+v\nhuge %+v", s[0], got[0], got[1], got[2])
 			}
 		}
 	}
@@ -260,8 +269,12 @@ func TestLargeIsTheSame(t *testing.T) {
 // A source that gives other bytes the second time, or the third, changes nothing.
 func TestChangingSource(t *testing.T) {
 	k := newKeys(t)
-	evil := strings.Replace(pad(spdx), `"SPDX-2.3"`, `"SPDX-6.6"`, 1)
-	for n := range 3 {
+	for i := range 4 {
+		n, pad0, pad := i, pad, padMore
+		if i == 3 { // what is held is opened once
+			n, pad = 0, pad0
+		}
+		evil := strings.Replace(pad(spdx), `"SPDX-2.3"`, `"SPDX-6.6"`, 1)
 		w := newWorld()
 		image := w.image("app")
 		a := k.attestation.attest(t, typeSPDX, pad(spdx), image)
@@ -280,7 +293,7 @@ func TestChangingSource(t *testing.T) {
 func TestBrokenSource(t *testing.T) {
 	k := newKeys(t)
 	broken := errors.New("connection reset")
-	for _, predicate := range []string{spdx, pad(spdx)} {
+	for _, predicate := range []string{spdx, pad(spdx), padMore(spdx)} {
 		for n := range 3 {
 			w := newWorld()
 			image := w.image("app")
@@ -401,6 +414,45 @@ func TestKeyForBoth(t *testing.T) {
 		f, err := policy.Gather(t.Context(), w, w.b, keys, now)
 		if err != nil || f.Images[0].SBOM.Status != policy.WrongSigner {
 			t.Errorf("%v %+v", err, f)
+		}
+	}
+}
+
+// A key that package attest does not take is refused, whatever there is to verify.
+func TestUnusableKey(t *testing.T) {
+	w := newWorld()
+	var key *attest.KeyError
+	if _, err := policy.Gather(t.Context(), w, w.b, policy.Keys{Attestation: []crypto.PublicKey{"a string"}}, now); !errors.As(err, &key) {
+		t.Error(err)
+	}
+}
+
+// Other statements beside a bundle do not crowd out its evidence, whatever the order.
+func TestCrowd(t *testing.T) {
+	k := newKeys(t)
+	w := newWorld()
+	for i := range attest.MaxReferrers + 10 {
+		w.raw(t, w.b.Root, "https://example.com/other", fmt.Appendf(nil, "%d", i))
+		w.raw(t, w.b.Root, "", fmt.Appendf(nil, "nothing %d", i))
+	}
+	w.carry(w.b.Root, k.attestation.attest(t, typeTest, test, w.b.Root))
+	if e := w.gather(t, k).Bundle.Test; e.Status != policy.OK {
+		t.Errorf("%+v", e)
+	}
+}
+
+// All that package attest reads of a subject is read of a large statement, too.
+func TestSubjectFields(t *testing.T) {
+	k := newKeys(t)
+	for content, want := range map[string]policy.Status{`"AAAA"`: policy.OK, `"%"`: policy.Malformed, `1`: policy.Malformed, `null`: policy.Malformed} {
+		for _, predicate := range []string{spdx, pad(spdx), padMore(spdx)} {
+			w := newWorld()
+			image := w.image("app")
+			w.raw(t, image, typeSPDX, envelope(t, k.attestation, fmt.Sprintf(`{"_type":%q,"subject":[{"name":"app","uri":"u","mediaType":"m","downloadLocation":"d","annotations":{},"content":%s,"digest":{"sha256":%q}}],"predicateType":%q,"predicate":%s}`,
+				attest.StatementType, content, image.Digest.Encoded(), typeSPDX, predicate)))
+			if e := w.gather(t, k).Images[0].SBOM; e.Status != want {
+				t.Errorf("content %s, %d bytes: %s: %s, want %s", content, len(predicate), e.Status, e.Detail, want)
+			}
 		}
 	}
 }

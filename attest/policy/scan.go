@@ -34,7 +34,15 @@ type node struct {
 // strictjson.Check refuses, and it holds one buffer, the names of the open objects, and the text it is at: an SBOM of
 // 30 MB passes through it in a few kilobytes. A fuzz target compares the two.
 func scan(r io.Reader, root *node, x *sketch) error {
-	s := &scanner{r: r, x: x, buf: make([]byte, 0, 32<<10)}
+	return (&scanner{r: r, x: x, buf: make([]byte, 0, 32<<10)}).document(root)
+}
+
+// scanBytes scans what is in memory, where it is. The bytes are not changed and not kept.
+func scanBytes(data []byte, root *node, x *sketch) error {
+	return (&scanner{x: x, buf: data, err: io.EOF}).document(root)
+}
+
+func (s *scanner) document(root *node) error {
 	if err := s.value(root, 0); err != nil {
 		return s.explain(err)
 	}

@@ -40,6 +40,14 @@ func compare(t *testing.T, data []byte) {
 			t.Errorf("%q was refused: %v", data, err)
 		}
 	}
+	var z sketch
+	kept := bytes.Clone(data)
+	if whole := scanBytes(data, predicateNode(), &z); (whole == nil) != (err == nil) || err == nil && !reflect.DeepEqual(x, z) {
+		t.Errorf("%q in memory: %v, as a stream: %v", data, whole, err)
+	}
+	if !bytes.Equal(kept, data) {
+		t.Errorf("%q was changed", kept)
+	}
 	again := scan(iotest.OneByteReader(bytes.NewReader(data)), predicateNode(), &y)
 	if (err == nil) != (again == nil) || err == nil && !reflect.DeepEqual(x, y) {
 		t.Errorf("%q: %v, byte by byte %v", data, err, again)

@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,11 +28,12 @@ import (
 )
 
 // Package attest reads an envelope whole, some eight times over until its statement is parsed. That is right for what is
-// small. Of a large one only the envelope around the payload is read here, by the same library; the payload passes by
-// three times: to be found, to be verified, and to be scanned. Each time the blob's digest is checked, so that the three
-// were the same.
+// small. Of a large one only the envelope around the payload is read here, by the same library. Its blob is held in one
+// buffer and its payload in another, which are used again; or, of the largest, the payload passes by three times: to be
+// found, to be verified, and to be scanned. Each time the blob's digest is checked, so that the three were the same.
 const (
-	largeLayer  = 64 << 10 // bytes of a Sigstore bundle from which on it is streamed
+	largeLayer  = 64 << 10 // bytes of a Sigstore bundle from which on it is read here
+	heldLayer   = 1 << 20  // bytes of a Sigstore bundle up to which it is held
 	longText    = 32 << 10 // bytes of a JSON text that can only be the payload
 	maxSkeleton = 1 << 20  // bytes of a Sigstore bundle without its payload
 )
@@ -56,59 +58,152 @@ type large struct {
 	at, n     int64 // of the base64 text of the payload in the blob
 	signature []byte
 	payload   int64 // bytes when decoded
+	// of a bundle that is held
+	blob    []byte
+	message []byte // what is signed: the payload behind its prefix
+}
+
+// prefix is what DSSE signs before the payload.
+func (l *large) prefix() string {
+	return fmt.Sprintf("DSSEv1 %d %s %d ", len(attest.PayloadTypeInToto), attest.PayloadTypeInToto, l.payload)
+}
+
+// buffers are those of the bundles that are held, to be used again: two for each worker.
+type buffers struct{ pool sync.Pool }
+
+func (b *buffers) take(n int64) []byte {
+	if old, _ := b.pool.Get().(*[]byte); old != nil && int64(cap(*old)) >= n {
+		return (*old)[:n]
+	}
+	return make([]byte, n, max(n, heldLayer/2))
+}
+
+func (b *buffers) give(list ...[]byte) {
+	for _, buf := range list {
+		if buf != nil {
+			b.pool.Put(&buf)
+		}
+	}
+}
+
+// hold reads a blob that is not too large for it, once.
+func (l *large) hold(ctx context.Context, free *buffers) error {
+	if l.desc.Size > heldLayer {
+		return nil
+	}
+	r, done, err := l.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer done() //nolint:errcheck // only read from
+	blob := free.take(l.desc.Size)
+	n, err := io.ReadFull(r, blob)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r) // to its verified end
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		err = &bundle.DamagedError{Descriptor: l.desc, Size: int64(n)}
+	}
+	if err != nil {
+		free.give(blob)
+		return l.failed(err)
+	}
+	l.blob = blob
+	return nil
+}
+
+// decode decodes the payload of a bundle that is held.
+func (l *large) decode(free *buffers) error {
+	if l.blob == nil {
+		return nil
+	}
+	prefix := l.prefix()
+	l.message = free.take(int64(len(prefix)) + int64(base64.StdEncoding.DecodedLen(int(l.n))))
+	copy(l.message, prefix)
+	text := l.blob[l.at : l.at+l.n]
+	n, err := base64.StdEncoding.Strict().Decode(l.message[len(prefix):], text)
+	if err == nil && int64(n) != l.payload {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return malformedf("sigstore bundle: payload: %v", err)
+	}
+	l.message = l.message[:len(prefix)+n]
+	return nil
+}
+
+// release gives the buffers back; what was read from them was copied.
+func (l *large) release(free *buffers) {
+	free.give(l.blob, l.message)
+	l.blob, l.message = nil, nil
 }
 
 // errSmall says that a bundle has no long text in it: its payload is small, whatever makes it large.
 var errSmall = errors.New("no long payload")
 
-// openLarge reads the envelope of a Sigstore bundle around its payload.
-func openLarge(ctx context.Context, f bundle.Fetcher, desc ocispec.Descriptor) (*large, error) {
+// openLarge finds the payload of a Sigstore bundle. Whatever it says, what it gives is to be released.
+func openLarge(ctx context.Context, f bundle.Fetcher, desc ocispec.Descriptor, free *buffers) (*large, error) {
 	l := &large{f: f, desc: desc}
+	if err := l.hold(ctx, free); err != nil {
+		return l, err
+	}
+	if err := l.openEnvelope(ctx); err != nil {
+		return l, err
+	}
+	return l, l.decode(free)
+}
+
+// openEnvelope reads the envelope of a Sigstore bundle around its payload.
+func (l *large) openEnvelope(ctx context.Context) error {
+	desc := l.desc
 	// The library reads an envelope with this in the payload's place. It is not known before the blob is, so that nobody
 	// can write an envelope that has it elsewhere.
 	stand := sha256.Sum256([]byte("payload of " + desc.Digest.String()))
 	skeleton, err := l.skeleton(ctx, base64.StdEncoding.EncodeToString(stand[:]))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := strictjson.Check(skeleton); err != nil {
-		return nil, malformedf("sigstore bundle: %v", err)
+		return malformedf("sigstore bundle: %v", err)
 	}
 	var b sigstore.Bundle
 	if err := b.UnmarshalJSON(skeleton); err != nil {
-		return nil, malformedf("sigstore bundle: %v", err)
+		return malformedf("sigstore bundle: %v", err)
 	}
 	if b.MediaType != attest.MediaTypeBundle {
-		return nil, malformedf("sigstore bundle: media type %q, want %q", b.MediaType, attest.MediaTypeBundle)
+		return malformedf("sigstore bundle: media type %q, want %q", b.MediaType, attest.MediaTypeBundle)
 	}
 	envelope, err := b.Envelope()
 	if err != nil {
-		return nil, malformedf("sigstore bundle: %v", err)
+		return malformedf("sigstore bundle: %v", err)
 	}
 	if n := len(envelope.Signatures); n != 1 {
-		return nil, malformedf("sigstore bundle: %d signatures, want exactly 1", n)
+		return malformedf("sigstore bundle: %d signatures, want exactly 1", n)
 	}
 	if envelope.PayloadType != attest.PayloadTypeInToto {
-		return nil, malformedf("sigstore bundle: payload type %q, want %q", envelope.PayloadType, attest.PayloadTypeInToto)
+		return malformedf("sigstore bundle: payload type %q, want %q", envelope.PayloadType, attest.PayloadTypeInToto)
 	}
 	if got, err := envelope.DecodeB64Payload(); err != nil || !bytes.Equal(got, stand[:]) {
-		return nil, malformedf("sigstore bundle: a long text that is not the payload")
+		return malformedf("sigstore bundle: a long text that is not the payload")
 	}
 	material, err := b.VerificationContent()
 	if err != nil {
-		return nil, malformedf("sigstore bundle: %v", err)
+		return malformedf("sigstore bundle: %v", err)
 	}
 	if material.PublicKey() == nil {
-		return nil, &refusal{status: WrongSigner, detail: "signed with a certificate, not with a key"}
+		return &refusal{status: WrongSigner, detail: "signed with a certificate, not with a key"}
 	}
 	if l.signature, err = base64.StdEncoding.DecodeString(envelope.Signatures[0].Sig); err != nil {
-		return nil, malformedf("sigstore bundle: signature: %v", err)
+		return malformedf("sigstore bundle: signature: %v", err)
 	}
-	return l, nil
+	return nil
 }
 
 // open reads the blob, verified to its end.
 func (l *large) open(ctx context.Context) (io.Reader, func() error, error) {
+	if l.blob != nil {
+		return bytes.NewReader(l.blob), func() error { return nil }, nil
+	}
 	rc, err := l.f.Open(ctx, l.desc)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, malformedf("%v", &bundle.MissingError{Descriptor: l.desc, Err: err})
@@ -137,7 +232,26 @@ func (l *large) skeleton(ctx context.Context, stand string) ([]byte, error) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := r.Read(buf)
-		for i, c := range buf[:n] {
+		for i := 0; i < n; i++ {
+			if long {
+				// The payload goes by in one step, but for its end. What of it is no base64 is found when it is decoded.
+				rest := buf[i:n]
+				if quote := bytes.IndexByte(rest, '"'); quote >= 0 {
+					rest = rest[:quote]
+				}
+				if bytes.IndexByte(rest, '\n') >= 0 || bytes.IndexByte(rest, '\r') >= 0 { // which decoders pass over
+					return nil, malformedf("sigstore bundle: a long text that is not standard base64")
+				}
+				if len(rest) >= len(tail) {
+					tail = [2]byte(rest[len(rest)-2:])
+				} else if len(rest) == 1 {
+					tail = [2]byte{tail[1], rest[0]}
+				}
+				if i += len(rest); i == n {
+					break
+				}
+			}
+			c := buf[i]
 			before := tail
 			tail = [2]byte{before[1], c}
 			switch {
@@ -146,11 +260,6 @@ func (l *large) skeleton(ctx context.Context, stand string) ([]byte, error) {
 				l.payload = l.n/4*3 - int64(bytes.Count(before[:], []byte("=")))
 				long, inText = false, false
 				out = append(append(out, stand...), c)
-				continue
-			case long:
-				if !isBase64(c) {
-					return nil, malformedf("sigstore bundle: a long text that is not standard base64")
-				}
 				continue
 			case inText && escaped:
 				escaped = false
@@ -242,18 +351,22 @@ func (s *sourceReader) Read(p []byte) (int, error) {
 
 // verify gives the key that signed the payload.
 func (l *large) verify(ctx context.Context, keys []crypto.PublicKey) (crypto.PublicKey, error) {
+	prefix, whole := l.prefix(), l.message
 	hash := sha256.New()
-	prefix := fmt.Sprintf("DSSEv1 %d %s %d ", len(attest.PayloadTypeInToto), attest.PayloadTypeInToto, l.payload)
-	hash.Write([]byte(prefix))
-	err := l.each(ctx, func(payload io.Reader) error {
-		_, err := io.Copy(hash, payload)
-		return err
-	})
+	var err error
+	if whole != nil {
+		hash.Write(whole)
+	} else {
+		hash.Write([]byte(prefix))
+		err = l.each(ctx, func(payload io.Reader) error {
+			_, err := io.Copy(hash, payload)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, decoding(err)
 	}
 	digest := hash.Sum(nil)
-	var whole []byte
 	for _, pub := range keys {
 		switch key := pub.(type) {
 		case *ecdsa.PublicKey:
@@ -267,7 +380,7 @@ func (l *large) verify(ctx context.Context, keys []crypto.PublicKey) (crypto.Pub
 		case ed25519.PublicKey:
 			// Ed25519 signs messages, not digests: it takes one buffer of the message's size. The library would make more.
 			if whole == nil {
-				if whole, err = l.message(ctx, prefix); err != nil {
+				if whole, err = l.readMessage(ctx, prefix); err != nil {
 					return nil, decoding(err)
 				}
 			}
@@ -287,8 +400,8 @@ func decoding(err error) error {
 	return err
 }
 
-// message gives what is signed, in one buffer.
-func (l *large) message(ctx context.Context, prefix string) ([]byte, error) {
+// readMessage gives what is signed, in one buffer.
+func (l *large) readMessage(ctx context.Context, prefix string) ([]byte, error) {
 	data := make([]byte, int64(len(prefix))+l.payload)
 	copy(data, prefix)
 	return data, l.each(ctx, func(payload io.Reader) error {
@@ -298,11 +411,14 @@ func (l *large) message(ctx context.Context, prefix string) ([]byte, error) {
 }
 
 // scan reads the statement. Only what verify accepted may come here.
-func (l *large) scan(ctx context.Context) (*sketch, error) {
+func (l *large) scan(ctx context.Context, root *node) (*sketch, error) {
 	x := &sketch{}
-	err := l.each(ctx, func(payload io.Reader) error {
-		return scan(payload, statementNode(), x)
-	})
+	var err error
+	if l.message != nil {
+		err = scanBytes(l.message[len(l.prefix()):], root, x)
+	} else {
+		err = l.each(ctx, func(payload io.Reader) error { return scan(payload, root, x) })
+	}
 	var read *readError
 	switch {
 	case errors.As(err, &read):
@@ -351,6 +467,12 @@ func statementNode() *node {
 			return nil
 		}}
 	}
+	content := &node{enter: isText("content"), text: func(_ *sketch, s string) error {
+		if _, err := base64.StdEncoding.DecodeString(s); err != nil {
+			return fmt.Errorf("content: %w", err)
+		}
+		return nil
+	}}
 	hexes := &node{
 		enter: func(_ *sketch, kind byte) error {
 			if kind != '{' {
@@ -380,7 +502,7 @@ func statementNode() *node {
 		return nil
 	}, fields: map[string]*node{
 		"name": text("name"), "uri": text("uri"), "downloadLocation": text("downloadLocation"), "mediaType": text("mediaType"),
-		"digest": hexes, "annotations": {enter: func(_ *sketch, kind byte) error {
+		"content": content, "digest": hexes, "annotations": {enter: func(_ *sketch, kind byte) error {
 			if kind != '{' {
 				return errors.New("annotations: not an object")
 			}

@@ -31,6 +31,12 @@ func envelope(t testing.TB, by signer, statement string) []byte {
 func TestLargeEnvelopes(t *testing.T) {
 	k := newKeys(t)
 	long := strings.Repeat("AAAA", 20000)
+	var signed []string // held and streamed ones, by either kind of key
+	for _, predicate := range []string{pad(spdx), padMore(spdx)} {
+		for _, by := range []signer{k.attestation, k.second} {
+			signed = append(signed, string(by.attest(t, typeSPDX, predicate, newWorld().image("app")).Blobs[1].Data))
+		}
+	}
 	for _, c := range []struct {
 		name   string
 		change func(data string) string
@@ -56,6 +62,21 @@ func TestLargeEnvelopes(t *testing.T) {
 			i := strings.Index(data, `"payload":"`) + 50000
 			return data[:i] + `\n` + data[i:]
 		}, policy.Malformed},
+		{"a bare line in the payload", func(data string) string {
+			i := strings.Index(data, `"payload":"`) + 50000
+			return data[:i] + "\n" + data[i:]
+		}, policy.Malformed},
+		{"a bare line at the end of the payload", func(data string) string {
+			return strings.Replace(data, `","payloadType"`, "\r"+`","payloadType"`, 1)
+		}, policy.Malformed},
+		{"an escaped quote in the payload", func(data string) string {
+			i := strings.Index(data, `"payload":"`) + 50000
+			return data[:i] + `\",\"x\":\"` + data[i:]
+		}, policy.Malformed},
+		{"half a payload, and the rest of it in a field", func(data string) string {
+			i := strings.Index(data, `"payload":"`) + 50000
+			return data[:i] + `","rest":"` + data[i:]
+		}, policy.Malformed},
 		{"padding in the middle", func(data string) string {
 			i := strings.Index(data, `"payload":"`) + 50000
 			return data[:i] + "=" + data[i+1:]
@@ -70,13 +91,9 @@ func TestLargeEnvelopes(t *testing.T) {
 		{"cut", func(data string) string { return data[:len(data)-100] }, policy.Malformed},
 		{"cut in the payload", func(data string) string { return data[:len(data)/2] }, policy.Malformed},
 	} {
-		for _, by := range []signer{k.attestation, k.second} {
+		for _, data := range signed {
 			w := newWorld()
 			image := w.image("app")
-			data := string(k.attestation.attest(t, typeSPDX, pad(spdx), image).Blobs[1].Data)
-			if by.KeyID() == k.second.KeyID() {
-				data = string(k.second.attest(t, typeSPDX, pad(spdx), image).Blobs[1].Data)
-			}
 			data = strings.Replace(data, data[strings.Index(data, `"hint":`):strings.Index(data, `}},"dsse`)], `"hint":""`, 1)
 			w.raw(t, image, typeSPDX, []byte(c.change(data)))
 			if e := w.gather(t, k).Images[0].SBOM; e.Status != c.want {

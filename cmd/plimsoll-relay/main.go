@@ -40,7 +40,7 @@ read-only OCI registry and a read-only Git mirror, switched from one release to 
 	root.AddCommand(newTrust(&data), newImport(&data), newActivate(&data), newRollback(&data), newStatus(&data), newServe(&data),
 		newChannels(&data), newPin(&data), newUnpin(&data), newSettings(&data), newCheck(&data), newGC(&data), newDrop(&data),
 		newScrub(&data), newHeal(&data), newHooks(&data), newRobotConfig(&data), newRobot(&data), newOperator(&data),
-		newPulls(&data), newReceipt(&data), newJournal(&data), newSite(&data))
+		newPulls(&data), newReceipt(&data), newAllowlist(&data), newJournal(&data), newSite(&data))
 	return root
 }
 

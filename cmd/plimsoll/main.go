@@ -21,7 +21,8 @@ var version = "devel"
 func main() { os.Exit(run()) }
 
 func run() int {
-	return cli.Main(newRoot(), explain, explainRebuild, explainReceipt, explainTrust, explainPolicy, explainRelease)
+	return cli.Main(newRoot(), explain, explainRebuild, explainReceipt, explainTrust, explainPolicy,
+		explainFile, explainRevoke, explainPermit, explainApprove, explainRelease)
 }
 
 func newRoot() *cobra.Command {
@@ -39,7 +40,7 @@ A bundle is an OCI artifact. Wherever a command takes one, write
 		Args:    cobra.NoArgs,
 	}
 	root.AddCommand(newBuild(), newLock(), newRebuild(), newFindImages(), newVerify(), newInspect(), newDiff(), newCopy(),
-		newSign(), newRelease(), newAttest(), newKeys(), newTrust(), newPolicy(), newReceipt())
+		newSign(), newRelease(), newApprove(), newRevoke(), newPermit(), newAttest(), newKeys(), newTrust(), newPolicy(), newReceipt())
 	return root
 }
 

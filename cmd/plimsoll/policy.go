@@ -34,7 +34,7 @@ vulnerability scans, test results. docs/policy.md describes the file and the fac
 release, the relay before an activation.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(newPolicyCheck(), newPolicyTest(), newPolicyLint(), newPolicyShow())
+	cmd.AddCommand(newPolicyCheck(), newPolicyTest(), newPolicyLint(), newPolicyShow(), newPolicyLayout())
 	return cmd
 }
 
@@ -72,7 +72,7 @@ func explainPolicy(err error) (code int, hint string, ok bool) {
 	case errors.As(err, &both):
 		return cli.ExitUsage, "releases and attestations need keys of their own", true
 	}
-	return 0, "", false
+	return explainLayout(err)
 }
 
 type policyFlags struct {

@@ -85,7 +85,7 @@ func explainRelease(err error) (code int, hint string, ok bool) {
 	case errors.As(err, &ahead):
 		return cli.ExitDenied, "whoever set this tag did not release: remove it in the registry, or give --cosigner if another key signed it", true
 	case errors.As(err, &format):
-		return cli.ExitUsage, "attest/release/FORMAT.md describes release statements", true
+		return cli.ExitUsage, "attest/release/FORMAT.md describes the statements", true
 	}
 	return 0, "", false
 }
