@@ -3,7 +3,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED ?= 0
 
-.PHONY: build demo test check race lint vuln fuzz e2e bench bench-build bench-serve faults clean
+.PHONY: build demo test check race lint vuln fuzz e2e bench bench-build bench-relay bench-serve faults clean
 
 build: ## the programs, into bin/
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -45,6 +45,10 @@ bench: build ## memory and time of build and import with a 1 GiB layer
 
 bench-build: build ## CPU, memory and disk of building 1.7 GB, as a ratio to copying and hashing those bytes
 	$(GO) test -tags bench -count 1 -v -run TestBenchBuild -timeout 30m ./integration
+
+bench-relay: build ## import of 1.7 GB, activation, collection of garbage, the journal: as ratios, and against their bars
+	$(GO) test -tags bench -count 1 -v -run 'TestBench(Import|Activate|GC)$$' -timeout 30m ./integration
+	$(GO) test -run '^$$' -bench . ./relay/journal
 
 bench-serve: build ## serving robots, side by side with nginx, distribution's registry and git http-backend
 	$(GO) test -tags bench -count 1 -v -run TestBenchServe -timeout 60m ./integration
