@@ -244,10 +244,14 @@ func (s *site) promisedFile() fs.FileInfo {
 	return fi
 }
 
-// waitForPromise waits until there is another promise than the one before, for not much longer than a command takes.
+// waitForPromise waits until there is another promise than the one before, for not much longer than a command takes. The
+// second of two new files may have the inode of the one before.
 func (s *site) waitForPromise(before fs.FileInfo, cmd command) {
 	s.t.Helper()
-	for end := time.Now().Add(10 * time.Second); os.SameFile(before, s.promisedFile()); runtime.Gosched() {
+	for end := time.Now().Add(time.Minute); ; runtime.Gosched() {
+		if now := s.promisedFile(); !os.SameFile(before, now) || !now.ModTime().Equal(before.ModTime()) {
+			return
+		}
 		if time.Now().After(end) {
 			cmd.Process.Kill() //nolint:errcheck // it is given up
 			cmd.Wait()         //nolint:errcheck // killed
