@@ -3,6 +3,8 @@ package access
 import (
 	"context"
 	"slices"
+
+	"github.com/plimsoll/plimsoll/relay/journal"
 )
 
 // The kinds of the journal's records about accounts. Each has another with -done or -refused after it, when the file was
@@ -37,34 +39,13 @@ type recordedAccount struct {
 	CertificatesRemoved []string `json:"certificatesRemoved,omitempty"`
 }
 
-// What the journal says of a change that was written, and of one that was not.
-type (
-	recordedDone struct {
-		Name string `json:"name"`
-	}
-	recordedRefusal struct {
-		Name   string `json:"name"`
-		Reason string `json:"reason"`
-	}
-)
-
 // recorded runs write between two records of what it does to the account with a name.
 func (s *Store) recorded(ctx context.Context, name string, before, after []Account, write func() error) error {
 	kind, detail := compare(name, before, after)
 	if s.journal == nil || kind == "" {
 		return write()
 	}
-	if err := s.journal.Append(ctx, kind, detail); err != nil {
-		return err
-	}
-	// It is as it is now, even if that cannot be recorded any more: then the first record stands alone.
-	ctx = context.WithoutCancel(ctx)
-	if err := write(); err != nil {
-		_ = s.journal.Append(ctx, kind+"-refused", recordedRefusal{name, err.Error()})
-		return err
-	}
-	_ = s.journal.Append(ctx, kind+"-done", recordedDone{name})
-	return nil
+	return journal.Change(ctx, s.journal, kind, name, detail, write)
 }
 
 // compare says what a change does to one account; the kind is empty when it does nothing.

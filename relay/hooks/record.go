@@ -1,6 +1,10 @@
 package hooks
 
-import "context"
+import (
+	"context"
+
+	"github.com/plimsoll/plimsoll/relay/journal"
+)
 
 // The kinds of the journal's records about changes of hooks; JournalKind is that of what hooks were told. Each has another
 // with -done or -refused after it, when the file was written or was not.
@@ -27,17 +31,6 @@ type recordedHook struct {
 	Applications     []string `json:"applications,omitempty"`
 }
 
-// What the journal says of a change that was written, and of one that was not.
-type (
-	recordedDone struct {
-		Name string `json:"name"`
-	}
-	recordedRefusal struct {
-		Name   string `json:"name"`
-		Reason string `json:"reason"`
-	}
-)
-
 // recorded runs write between two records of what it does to the hook with a name, which is one of hooks.
 func (s *Store) recorded(ctx context.Context, kind, name string, hooks []Hook, write func() error) error {
 	i, found := find(hooks, name)
@@ -45,18 +38,8 @@ func (s *Store) recorded(ctx context.Context, kind, name string, hooks []Hook, w
 		return write()
 	}
 	h := hooks[i]
-	if err := s.journal.Append(ctx, kind, recordedHook{
+	return journal.Change(ctx, s.journal, kind, name, recordedHook{
 		Name: h.Name, Type: h.Type, Place: h.Place(), Signed: h.Secret != "", Token: h.Token != "", CAFile: h.CAFile,
 		InsecurePlain: h.InsecurePlain, InsecureUnsigned: h.InsecureUnsigned, Channels: h.Channels, Applications: h.Applications,
-	}); err != nil {
-		return err
-	}
-	// It is as it is now, even if that cannot be recorded any more: then the first record stands alone.
-	ctx = context.WithoutCancel(ctx)
-	if err := write(); err != nil {
-		_ = s.journal.Append(ctx, kind+"-refused", recordedRefusal{name, err.Error()})
-		return err
-	}
-	_ = s.journal.Append(ctx, kind+"-done", recordedDone{name})
-	return nil
+	}, write)
 }

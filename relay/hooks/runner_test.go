@@ -22,7 +22,7 @@ type site struct {
 	t       *testing.T
 	conns   chan net.Conn
 	server  *http.Server
-	journal journal
+	journal results
 	end     func() // stops the runner, if one runs
 
 	mu    sync.Mutex
@@ -37,13 +37,13 @@ type call struct {
 	payload Payload
 }
 
-type journal struct {
+type results struct {
 	mu      sync.Mutex
 	results []Result
 	err     error
 }
 
-func (j *journal) Append(_ context.Context, kind string, detail any) error {
+func (j *results) Append(_ context.Context, kind string, detail any) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.results = append(j.results, detail.(Result))
